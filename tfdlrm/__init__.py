@@ -1,0 +1,110 @@
+"""DLRM in Keras and TensorFlow: raw click logs in, a served model out.
+
+The names below are imported when they are first used, so `import tfdlrm` and `import tfdlrm.spec` load no TensorFlow.
+
+Example:
+    ```python
+    import tfdlrm
+
+    spec = tfdlrm.FeatureSpec(
+        tables=[tfdlrm.TableConfig(name="item", vocabulary_size=1000, embedding_dim=8)],
+        dense=[tfdlrm.DenseFeature(name="price")],
+        sparse=[tfdlrm.SparseFeature(name="item", table="item")],
+    )
+    model = tfdlrm.DLRM(spec, bottom_units=[16, 8], top_units=[16, 1])
+    ```
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tfdlrm.data.dataset import packed_dataset
+    from tfdlrm.data.encoder import FeatureEncoder
+    from tfdlrm.layers.embedding import EmbeddingCollection
+    from tfdlrm.layers.interaction import DotInteraction
+    from tfdlrm.layers.mlp import MLP
+    from tfdlrm.metrics.binary import evaluate_binary
+    from tfdlrm.models.dlrm import DLRM
+    from tfdlrm.spec.config import RunConfig, load_config
+    from tfdlrm.spec.features import DenseFeature, FeatureSpec, SparseFeature, TableConfig
+    from tfdlrm.training.optimizers import SGD, DLRMOptimizer, RowWiseAdagrad
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DLRM",
+    "MLP",
+    "SGD",
+    "DLRMOptimizer",
+    "DenseFeature",
+    "DotInteraction",
+    "EmbeddingCollection",
+    "FeatureEncoder",
+    "FeatureSpec",
+    "RowWiseAdagrad",
+    "RunConfig",
+    "SparseFeature",
+    "TableConfig",
+    "evaluate_binary",
+    "load_config",
+    "packed_dataset",
+]
+
+_HOMES = {
+    "DLRM": "tfdlrm.models.dlrm",
+    "MLP": "tfdlrm.layers.mlp",
+    "SGD": "tfdlrm.training.optimizers",
+    "DLRMOptimizer": "tfdlrm.training.optimizers",
+    "DenseFeature": "tfdlrm.spec.features",
+    "DotInteraction": "tfdlrm.layers.interaction",
+    "EmbeddingCollection": "tfdlrm.layers.embedding",
+    "FeatureEncoder": "tfdlrm.data.encoder",
+    "FeatureSpec": "tfdlrm.spec.features",
+    "RowWiseAdagrad": "tfdlrm.training.optimizers",
+    "RunConfig": "tfdlrm.spec.config",
+    "SparseFeature": "tfdlrm.spec.features",
+    "TableConfig": "tfdlrm.spec.features",
+    "evaluate_binary": "tfdlrm.metrics.binary",
+    "load_config": "tfdlrm.spec.config",
+    "packed_dataset": "tfdlrm.data.dataset",
+}
+
+
+def _choose_keras() -> None:
+    """Make `tf.keras` mean tf_keras in this process and those it starts.
+
+    Raises:
+        ImportError: If `tf.keras` was used earlier and means another Keras already.
+    """
+    tensorflow = sys.modules.get("tensorflow")
+    # Until it is first used `tf.keras` is a placeholder without a file; reading its dictionary leaves it one.
+    keras = None if tensorflow is None else vars(tensorflow).get("keras")
+    origin = None if keras is None else vars(keras).get("__file__")
+    if origin is not None and "tf_keras" not in origin.split(os.sep):
+        raise ImportError(
+            f"`tf.keras` is already Keras {vars(keras).get('__version__', 'of another kind')} in this process, and tfdlrm "
+            "needs Keras 2 (tf_keras). Import tfdlrm before the first use of `tf.keras`, or start Python with "
+            "TF_USE_LEGACY_KERAS=1."
+        )
+    os.environ["TF_USE_LEGACY_KERAS"] = "1"
+
+
+_choose_keras()
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'tfdlrm' has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,87 @@
+"""How raw values become ids: the rules, without the vocabularies that training rows fill them with."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from tfdlrm.spec.errors import SpecError
+from tfdlrm.spec.features import FeatureSpec, Frozen
+
+ValueKind = Literal["hex", "string", "number"]
+
+
+class TableCoding(Frozen):
+    """How the values of one table become row ids.
+
+    Rows below `first_id` are reserved. Ours: row 0 for missing values, row 1 for values that are rare in
+    training or were never seen there.
+
+    Attributes:
+        kind: `"vocabulary"` gives each value seen in training rows at least `min_count` times a row of its own;
+            `"hash"` spreads values over `buckets` rows.
+        value: `"hex"` reads up to 16 hexadecimal digits as one 64-bit key (case does not matter), `"string"` keys a
+            value by its 64-bit fingerprint, `"number"` buckets a numeric column: floor(ln(x)^2) above 2,
+            the value itself (floored) up to 2.
+        min_count: Values seen fewer times in training rows share `rare_row`. Vocabulary only.
+        buckets: Rows for hashed values, reserved rows not included. Hash only.
+        missing_row: Row of a missing value.
+        oov_row: Row of a value never seen in training.
+        rare_row: Row of a value seen fewer than `min_count` times.
+        first_id: First row that belongs to a single value (or bucket).
+    """
+
+    kind: Literal["vocabulary", "hash"] = "vocabulary"
+    value: ValueKind = "hex"
+    min_count: int = Field(default=1, ge=1)
+    buckets: int | None = Field(default=None, ge=1)
+    missing_row: int = Field(default=0, ge=0)
+    oov_row: int = Field(default=1, ge=0)
+    rare_row: int = Field(default=1, ge=0)
+    first_id: int = Field(default=2, ge=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TableCoding:
+        if (self.kind == "hash") != (self.buckets is not None):
+            raise SpecError(
+                '`buckets` must be given for kind "hash" and only there. '
+                f"Received: kind={self.kind!r}, buckets={self.buckets}."
+            )
+        return self
+
+
+class FeatureCoding(Frozen):
+    """Where a sparse feature's raw value comes from.
+
+    Attributes:
+        source: Raw column name.
+        separator: Splits one raw string into the ids of a bag; `None` for one value a row.
+    """
+
+    source: str
+    separator: str | None = Field(default=None, min_length=1)
+
+
+class Encoding(Frozen):
+    """The rules that turn a raw row into `dense` and `sparse`.
+
+    Attributes:
+        features: Coding of each sparse feature, by feature name.
+        tables: Coding of each table, by table name.
+    """
+
+    features: dict[str, FeatureCoding]
+    tables: dict[str, TableCoding]
+
+    def check(self, spec: FeatureSpec) -> None:
+        """Raise `SpecError` unless features and tables are exactly those of `spec`."""
+        for label, have, want in (
+            ("features", set(self.features), set(spec.sparse_names)),
+            ("tables", set(self.tables), {t.name for t in spec.tables}),
+        ):
+            if have != want:
+                raise SpecError(
+                    f"`{label}` of the encoding must be those of the spec. "
+                    f"Received: missing {sorted(want - have)}, unknown {sorted(have - want)}."
+                )

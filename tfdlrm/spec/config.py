@@ -1,0 +1,287 @@
+"""Run configuration: one TOML file, `--set section.key=value` on top, every key checked."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from tfdlrm.spec.coding import TableCoding, ValueKind
+from tfdlrm.spec.errors import ConfigError, SpecError, did_you_mean, explain
+from tfdlrm.spec.features import Combiner, DenseTransform, Frozen
+from tfdlrm.spec.raw import CRITEO_FORMAT, RawFormat, Split
+
+EmbeddingOptimizer = Literal["sgd", "rowwise_adagrad"]
+DenseOptimizer = Literal["sgd", "adagrad", "adam", "rmsprop", "ftrl"]
+
+
+class SparseColumn(Frozen):
+    """One categorical feature of a recipe.
+
+    Attributes:
+        name: Feature name.
+        source: Raw column; defaults to `name`.
+        table: Table it reads; features that name the same table share it. Defaults to `name`.
+        separator: Splits one raw string into a bag of ids.
+        hotness: Bag length kept; further values of a longer bag are dropped and counted. Defaults to 1.
+        combiner: `"sum"` or `"mean"`.
+        kind, value, min_count, buckets: As in `TableCoding`; default to the `[data.coding]` section.
+    """
+
+    name: str
+    source: str | None = None
+    table: str | None = None
+    separator: str | None = None
+    hotness: int = Field(default=1, ge=1)
+    combiner: Combiner = "sum"
+    kind: Literal["vocabulary", "hash"] | None = None
+    value: ValueKind | None = None
+    min_count: int | None = Field(default=None, ge=1)
+    buckets: int | None = Field(default=None, ge=1)
+
+
+class DenseColumn(Frozen):
+    """One numeric feature of a recipe: raw column `name` under `transform`."""
+
+    name: str
+    transform: DenseTransform = "log1p"
+
+
+class PlantedData(Frozen):
+    """Rows to generate where no raw file is given.
+
+    Attributes:
+        rows: Number of rows.
+        seed: Seed of the rows. The teacher itself is one fixed default.
+    """
+
+    rows: int = Field(default=200_000, ge=1000)
+    seed: int = 0
+
+
+class DataConfig(Frozen):
+    """`[data]`: where rows come from and how they are coded.
+
+    Attributes:
+        raw: Raw files, in order; environment variables are expanded, `.gz` is read as gzip. Empty: planted rows.
+        planted: What to generate where `raw` is empty.
+        format: How raw rows lie in the files. Defaults to Criteo's.
+        dense: Numeric features.
+        sparse: Categorical features.
+        coding: Default coding of tables.
+        split: Which rows train, validate and test.
+        max_bad_share: Largest share of bad rows that is set aside rather than refused. Defaults to 0.
+        rows_per_block: Rows per packed record, the unit of random access.
+        rows_per_shard: Rows per shard file.
+        shuffle_blocks: Blocks shuffled together in one window.
+    """
+
+    raw: tuple[str, ...] = ()
+    planted: PlantedData = PlantedData()
+    format: RawFormat = CRITEO_FORMAT
+    dense: tuple[DenseColumn, ...] = tuple(DenseColumn(name=f"I{i}") for i in range(1, 14))
+    sparse: tuple[SparseColumn, ...] = tuple(SparseColumn(name=f"C{i}") for i in range(1, 27))
+    coding: TableCoding = TableCoding()
+    split: Split = Split()
+    max_bad_share: float = Field(default=0.0, ge=0, le=1)
+    rows_per_block: int = Field(default=4096, ge=1)
+    rows_per_shard: int = Field(default=1_048_576, ge=1)
+    shuffle_blocks: int = Field(default=64, ge=1)
+
+
+class ModelConfig(Frozen):
+    """`[model]`: the network.
+
+    Attributes:
+        name: Which model; see `tfdlrm.models.build`.
+        embedding_dim: Width d of every table; `bottom_units` must end with it.
+        bottom_units: Widths of the bottom MLP, last = `embedding_dim`.
+        top_units: Widths of the top MLP, last = 1.
+        interaction: `"dot"` (pairwise dot products) or `"cat"` (concatenation).
+        interaction_itself: Whether dot products of a vector with itself are kept.
+        dropout: Share of hidden top-MLP units dropped in training.
+        embedding_l2: Weight of the mean over the batch of the squared norm of looked-up vectors, added to the loss.
+    """
+
+    name: str = "dlrm"
+    embedding_dim: int = Field(default=16, ge=1)
+    bottom_units: tuple[int, ...] = (512, 256, 64, 16)
+    top_units: tuple[int, ...] = (512, 256, 1)
+    interaction: Literal["dot", "cat"] = "dot"
+    interaction_itself: bool = False
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    embedding_l2: float = Field(default=0.0, ge=0)
+
+
+class OptimizerConfig(Frozen):
+    """Settings of one half of the optimizer. `weight_decay` is decoupled; on embeddings it reaches touched rows only."""
+
+    learning_rate: float = Field(default=0.1, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    initial_accumulator: float = Field(default=0.0, ge=0)
+    epsilon: float | None = Field(default=None, gt=0)
+
+
+class EmbeddingOptimizerConfig(OptimizerConfig):
+    """`[train.embedding]`: the optimizer of the embedding tables."""
+
+    name: EmbeddingOptimizer = "sgd"
+
+
+class DenseOptimizerConfig(OptimizerConfig):
+    """`[train.dense]`: the optimizer of the MLPs."""
+
+    name: DenseOptimizer = "sgd"
+
+
+class ScheduleConfig(Frozen):
+    """`[train.schedule]`: linear warm-up, hold, polynomial decay; both halves of the optimizer follow it.
+
+    Attributes:
+        warmup_steps: Steps over which the rate rises linearly to its base. 0 starts at the base.
+        decay_start_step: First step of the decay; must not lie inside the warm-up.
+        decay_steps: Length of the decay; 0 for none. Afterwards the rate stays at `end_factor`.
+        power: Exponent of the decay. Defaults to 2.
+        end_factor: Share of the base rate left at the end.
+    """
+
+    warmup_steps: int = Field(default=0, ge=0)
+    decay_start_step: int = Field(default=0, ge=0)
+    decay_steps: int = Field(default=0, ge=0)
+    power: float = Field(default=2.0, gt=0)
+    end_factor: float = Field(default=0.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ScheduleConfig:
+        if self.decay_steps and self.decay_start_step < self.warmup_steps:
+            raise SpecError(
+                "`decay_start_step` must be at least `warmup_steps`. "
+                f"Received: {self.decay_start_step} and {self.warmup_steps}."
+            )
+        return self
+
+
+class TrainConfig(Frozen):
+    """`[train]`: how the network learns.
+
+    Attributes:
+        batch_size: Samples per step.
+        epochs: Passes over the training rows.
+        embedding, dense: The two halves of the optimizer.
+        schedule: Learning-rate schedule.
+        global_clipnorm: Gradients are scaled down to this global norm; `None` for no clipping.
+        label_smoothing: Share by which labels are drawn towards 0.5.
+        precision: `"float32"` or `"mixed_bfloat16"` (MLPs and interaction in bfloat16, tables and loss in float32).
+        deterministic: Same config and seed, same bits on one machine; slower.
+        checkpoint_steps: Steps between checkpoints; 0 writes one at the end of each epoch only.
+        keep_checkpoints: How many of the newest checkpoints are kept beside the best.
+        early_stopping: Stop after this many epochs without a better validation log loss; 0 never stops.
+        eval_every_steps: Steps between validations; 0 validates at the end of each epoch.
+        monitor: The validation metric that decides which checkpoint is best.
+    """
+
+    batch_size: int = Field(default=128, ge=1)
+    epochs: int = Field(default=1, ge=1)
+    embedding: EmbeddingOptimizerConfig = EmbeddingOptimizerConfig()
+    dense: DenseOptimizerConfig = DenseOptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    global_clipnorm: float | None = Field(default=None, gt=0)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    precision: Literal["float32", "mixed_bfloat16"] = "float32"
+    deterministic: bool = False
+    checkpoint_steps: int = Field(default=0, ge=0)
+    keep_checkpoints: int = Field(default=2, ge=1)
+    early_stopping: int = Field(default=0, ge=0)
+    eval_every_steps: int = Field(default=0, ge=0)
+    monitor: Literal["log_loss", "auc"] = "log_loss"
+
+
+class EvaluateConfig(Frozen):
+    """`[evaluate]`: `weights` says which checkpoint is judged and exported: `"best"` on validation, or `"last"`."""
+
+    batch_size: int = Field(default=8192, ge=1)
+    weights: Literal["best", "last"] = "best"
+    baseline: bool = True
+
+
+class ExportConfig(Frozen):
+    """`[export]`: where the SavedModel goes (`directory/model_name/version`), and how it is verified."""
+
+    directory: str = "saved_models"
+    model_name: str | None = None
+    verify_rows: int = Field(default=2048, ge=1)
+    tolerance: float = Field(default=1e-5, gt=0)
+
+
+class RunConfig(Frozen):
+    """Everything a run needs. `name` names the run; `seed` seeds weights and the order of samples."""
+
+    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    seed: int = Field(default=123, ge=0, lt=2**31)
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    export: ExportConfig = ExportConfig()
+
+
+def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -> RunConfig:
+    """Read a run configuration.
+
+    Args:
+        path: TOML file; `None` starts from the defaults.
+        overrides: `section.key=value` texts applied in order. A value is read as TOML where it can be, else as text.
+
+    Raises:
+        ConfigError: the file is missing or not TOML, a key is unknown (with the nearest valid one), or a
+            value has the wrong type or range.
+    """
+    values: dict[str, Any] = {}
+    where = "--set"
+    if path is not None:
+        where = str(path)
+        try:
+            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+            raise ConfigError(f"{path}: cannot be read: {reason}.") from None
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{path}: not TOML: {error}.") from None
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_explain_at(error)}") from None
+    except SpecError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not separator or not all(parts):
+        raise ConfigError(f"`--set` must be section.key=value. Received: {override!r}.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    for part in parts[:-1]:
+        values = values.setdefault(part, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"`--set` must name a key inside a section. Received: {override!r}.")
+    values[parts[-1]] = value
+
+
+def _explain_at(error: ValidationError) -> str:
+    """Explain an error with suggestions taken from the section it lies in."""
+    location = error.errors(include_url=False)[0]["loc"]
+    section: type[BaseModel] | None = RunConfig
+    for part in location[:-1]:
+        field = section.model_fields.get(str(part)) if section else None
+        annotation = field.annotation if field else None
+        section = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else section
+    return explain(error, section.model_fields if section else ())

@@ -1,0 +1,233 @@
+"""What a model reads: embedding tables, sparse and dense features, and the `FeatureSpec` that holds them.
+
+A spec is data. It is frozen, refuses unknown keys, survives a JSON round trip, and travels in the
+dataset manifest, the checkpoint and the SavedModel.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tfdlrm.spec.errors import SpecError, did_you_mean, explain
+
+Combiner = Literal["sum", "mean"]
+DenseTransform = Literal["log1p", "identity", "standardize"]
+Initializer = Literal["uniform_rows", "uniform", "normal", "zeros"]
+
+
+class Frozen(BaseModel):
+    """Base of every spec model: immutable, unknown keys refused, errors said in one line as `SpecError`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise SpecError(explain(error, type(self).model_fields)) from None
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `model_dump_json` wrote.
+
+        Raises:
+            SpecError: the text is not JSON or not a valid spec.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise SpecError(explain(error, cls.model_fields)) from None
+
+
+class TableConfig(Frozen):
+    """One embedding table of `vocabulary_size` rows by `embedding_dim` float32 columns.
+
+    Attributes:
+        name: Unique name. Checkpoints and weight import address the table by it.
+        vocabulary_size: Number of rows, reserved rows (missing, rare, unseen) included. At least 1.
+        embedding_dim: Row width. At least 1.
+        initializer: `"uniform_rows"` is the paper's code, U(-1/sqrt(rows), 1/sqrt(rows));
+            `"uniform"` is U(-0.05, 0.05), `"normal"` is N(0, 0.05^2), `"zeros"` is zero.
+        compression: Reserved for embedding compression; `None` keeps the plain table.
+    """
+
+    name: str = Field(min_length=1)
+    vocabulary_size: int = Field(ge=1)
+    embedding_dim: int = Field(ge=1)
+    initializer: Initializer = "uniform_rows"
+    compression: None = None
+
+
+class SparseFeature(Frozen):
+    """A categorical feature: a bag of up to `hotness` ids looked up in `table`.
+
+    Attributes:
+        name: Unique name; also the raw column unless a coding names another source.
+        table: Name of the `TableConfig` it reads. Several features may share one table.
+        hotness: Fixed bag length; shorter bags are padded with -1. Defaults to 1 (one-hot).
+        combiner: How a bag becomes one vector, `"sum"` or `"mean"`. Defaults to `"sum"`.
+        weighted: Whether the batch carries one float weight per id. Defaults to `False`.
+    """
+
+    name: str = Field(min_length=1)
+    table: str
+    hotness: int = Field(default=1, ge=1)
+    combiner: Combiner = "sum"
+    weighted: bool = False
+
+
+class DenseFeature(Frozen):
+    """A numeric feature.
+
+    Attributes:
+        name: Unique name and raw column.
+        transform: `"log1p"` is ln(max(x, 0) + 1) with missing as 0 (the paper's Criteo rule),
+            `"identity"` keeps x with missing as 0, `"standardize"` is (x - mean) / std of the
+            training rows with missing as 0.
+    """
+
+    name: str = Field(min_length=1)
+    transform: DenseTransform = "log1p"
+
+
+class FeatureSpec(Frozen):
+    """The features of one model, in batch column order.
+
+    The batch contract: `dense` is float32 `[B, n_dense]`, `sparse` is an integer tensor `[B, n_ids]` where
+    `n_ids` is the sum of hotness, both with columns in the order given here.
+
+    Attributes:
+        dense: Numeric features. May be empty.
+        sparse: Categorical features. May be empty only if `dense` is not.
+        tables: Embedding tables; every one must be read by some feature.
+
+    Raises:
+        SpecError: names are repeated, a table is unknown or unread, or there is no feature at all.
+
+    Example:
+        >>> spec = FeatureSpec(
+        ...     dense=[DenseFeature(name="price")],
+        ...     sparse=[SparseFeature(name="user", table="user")],
+        ...     tables=[TableConfig(name="user", vocabulary_size=100, embedding_dim=8)],
+        ... )
+        >>> spec.n_dense, spec.n_ids
+        (1, 1)
+    """
+
+    dense: tuple[DenseFeature, ...] = ()
+    sparse: tuple[SparseFeature, ...] = ()
+    tables: tuple[TableConfig, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> FeatureSpec:
+        if not self.dense and not self.sparse:
+            raise SpecError("`dense` and `sparse` must not both be empty. Received: no features.")
+        for label, names in (
+            ("feature", [f.name for f in (*self.dense, *self.sparse)]),
+            ("table", [t.name for t in self.tables]),
+        ):
+            repeated = sorted({n for n in names if names.count(n) > 1})
+            if repeated:
+                raise SpecError(f"{label} names must be unique. Received twice: {', '.join(repeated)}.")
+        tables = {t.name for t in self.tables}
+        for feature in self.sparse:
+            if feature.table not in tables:
+                raise SpecError(
+                    f"`table` of feature `{feature.name}` must name a table of the spec. "
+                    f"Received: `{feature.table}`.{did_you_mean(feature.table, tables)}"
+                )
+        unread = sorted(tables - {f.table for f in self.sparse})
+        if unread:
+            raise SpecError(f"every table must be read by a sparse feature. Received unread: {', '.join(unread)}.")
+        return self
+
+    @property
+    def n_dense(self) -> int:
+        """Number of dense columns."""
+        return len(self.dense)
+
+    @property
+    def n_ids(self) -> int:
+        """Number of id columns: the sum of hotness."""
+        return sum(f.hotness for f in self.sparse)
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether any feature is weighted, so that batches carry `weights`."""
+        return any(f.weighted for f in self.sparse)
+
+    @cached_property
+    def dense_names(self) -> tuple[str, ...]:
+        """Names of the dense features in column order."""
+        return tuple(f.name for f in self.dense)
+
+    @cached_property
+    def sparse_names(self) -> tuple[str, ...]:
+        """Names of the sparse features in column order."""
+        return tuple(f.name for f in self.sparse)
+
+    @cached_property
+    def id_columns(self) -> dict[str, tuple[int, int]]:
+        """Half-open column range of each sparse feature in the id matrix."""
+        ranges, start = {}, 0
+        for feature in self.sparse:
+            ranges[feature.name] = (start, start + feature.hotness)
+            start += feature.hotness
+        return ranges
+
+    @property
+    def table_rows(self) -> int:
+        """Embedding rows over all tables."""
+        return sum(t.vocabulary_size for t in self.tables)
+
+    def with_embedding_dim(self, embedding_dim: int) -> FeatureSpec:
+        """Return the same features over tables of another width; prepared rows do not depend on it."""
+        tables = tuple(t.model_copy(update={"embedding_dim": embedding_dim}) for t in self.tables)
+        return self.model_copy(update={"tables": tables})
+
+    def table(self, name: str) -> TableConfig:
+        """Return the table called `name`.
+
+        Raises:
+            SpecError: there is none.
+        """
+        for table in self.tables:
+            if table.name == name:
+                return table
+        names = [t.name for t in self.tables]
+        raise SpecError(f"`name` must be a table of the spec. Received: `{name}`.{did_you_mean(name, names)}")
+
+    def table_of(self, feature: SparseFeature) -> TableConfig:
+        """Return the table that `feature` reads."""
+        return self.table(feature.table)
+
+    def refuse_unless_equal(self, other: FeatureSpec, this: str, that: str) -> None:
+        """Raise if two specs disagree, naming the first thing that differs.
+
+        Args:
+            other: The spec to compare with.
+            this: What `self` belongs to, for the message ("the model").
+            that: What `other` belongs to ("the data set").
+
+        Raises:
+            SpecError: the specs differ. They are never coerced into one another.
+        """
+        if self == other:
+            return
+        for field in ("dense", "sparse", "tables"):
+            mine, theirs = getattr(self, field), getattr(other, field)
+            if [x.name for x in mine] != [x.name for x in theirs]:
+                raise SpecError(
+                    f"{this} and {that} must have the same {field} names in the same order. "
+                    f"Received: {[x.name for x in mine]} and {[x.name for x in theirs]}."
+                )
+            for x, y in zip(mine, theirs, strict=True):
+                for key in type(x).model_fields:
+                    if getattr(x, key) != getattr(y, key):
+                        raise SpecError(
+                            f"`{key}` of {field} `{x.name}` must be the same in {this} and {that}. "
+                            f"Received: {getattr(x, key)!r} and {getattr(y, key)!r}."
+                        )
