@@ -1,0 +1,1 @@
+"""The layers DLRM and its peers are made of."""

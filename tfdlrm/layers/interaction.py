@@ -1,0 +1,126 @@
+"""Feature interactions: pairwise dot products, or plain concatenation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from tfdlrm.layers.registry import serializable
+
+
+@serializable
+class DotInteraction(keras.layers.Layer):
+    """Dot products between every pair of feature vectors (paper, section 2.1.3).
+
+    With T the `[n, d]` matrix of one sample's vectors, Z = T T^T; the output is the strict lower triangle of Z in
+    row-major order: (1,0), (2,0), (2,1), (3,0) ... With `self_interaction`, (i,i) ends each row:
+    (0,0), (1,0), (1,1), (2,0) ...
+
+    Args:
+        self_interaction: Whether the products of a vector with itself are kept. Defaults to `False`.
+
+    Input shape: `[B, n, d]`, or a list of n tensors `[B, d]`; n is at least 2, or 1 with `self_interaction`.
+    Output shape: `[B, n (n - 1) / 2]`, or `[B, n (n + 1) / 2]` with `self_interaction`; the dtype is the compute dtype.
+
+    Raises:
+        ValueError: the input is neither of the two forms, or the number of vectors is too small or unknown.
+
+    Example:
+        >>> DotInteraction()([tf.constant([[1., 2.]]), tf.constant([[3., 4.]])]).numpy()
+        array([[11.]], dtype=float32)
+    """
+
+    def __init__(self, self_interaction: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.self_interaction = bool(self_interaction)
+        self._select: np.ndarray | None = None
+
+    def build(self, input_shape: Any) -> None:
+        """Lay out the 0/1 matrix that picks the triangle out of the flattened `[n, n]` products."""
+        n = self._vectors(input_shape)
+        if n < (1 if self.self_interaction else 2):
+            raise ValueError(f"`inputs` must hold at least two vectors a sample. Received: shape {input_shape}.")
+        rows, columns = np.tril_indices(n, k=0 if self.self_interaction else -1)
+        self._select = np.zeros([n * n, rows.size], np.float32)
+        self._select[rows * n + columns, np.arange(rows.size)] = 1.0
+        super().build(input_shape)
+
+    def call(self, inputs: tf.Tensor | Sequence[tf.Tensor]) -> tf.Tensor:
+        """Map `[B, n, d]` to the selected products."""
+        vectors = tf.stack(list(inputs), axis=1) if isinstance(inputs, (list, tuple)) else inputs
+        return _lower_triangle(self._select)(vectors)
+
+    def compute_output_shape(self, input_shape: Any) -> tf.TensorShape:
+        """Return `[B, number of pairs]`."""
+        n = self._vectors(input_shape)
+        batch = input_shape[0][0] if self._is_list(input_shape) else tf.TensorShape(input_shape)[0]
+        return tf.TensorShape([batch, n * (n + 1) // 2 if self.self_interaction else n * (n - 1) // 2])
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {**super().get_config(), "self_interaction": self.self_interaction}
+
+    @staticmethod
+    def _is_list(shape: Any) -> bool:
+        return isinstance(shape, (list, tuple)) and len(shape) > 0 and isinstance(shape[0], (tf.TensorShape, list, tuple))
+
+    def _vectors(self, shape: Any) -> int:
+        if self._is_list(shape):
+            shapes = [tf.TensorShape(s) for s in shape]
+            if any(s.rank != 2 for s in shapes) or len({s[1] for s in shapes}) > 1:
+                raise ValueError(f"`inputs` must be a list of tensors [B, d] of one width. Received: {shapes}.")
+            return len(shapes)
+        shape = tf.TensorShape(shape)
+        if shape.rank != 3 or shape[1] is None:
+            raise ValueError(f"`inputs` must have shape [B, n, d] with n known. Received: {shape}.")
+        return int(shape[1])
+
+
+def _lower_triangle(select: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Return the op `[B, n, d]` -> `[B, pairs]` for a selection matrix `[n * n, pairs]`.
+
+    The triangle is picked by a product with a constant 0/1 matrix: exact, and on a CPU cheaper than a gather, whose
+    gradient is a scatter. The gradient of T T^T for an upstream S is (S + S^T) T: mirroring the constant
+    instead of adding two batched products halves the backward pass.
+    """
+    n = int(round(select.shape[0] ** 0.5))
+    mirrored = select + select.reshape(n, n, -1).transpose(1, 0, 2).reshape(select.shape)
+
+    @tf.custom_gradient
+    def pick(vectors: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        products = tf.matmul(vectors, vectors, transpose_b=True)
+        picked = tf.matmul(tf.reshape(products, [-1, n * n]), tf.constant(select, vectors.dtype))
+
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+            both = tf.matmul(upstream, tf.constant(mirrored, vectors.dtype), transpose_b=True)
+            return tf.matmul(tf.reshape(both, [-1, n, n]), vectors)
+
+        return picked, gradient
+
+    return pick
+
+
+@serializable
+class CatInteraction(keras.layers.Layer):
+    """Concatenation of the feature vectors: the paper code's `cat`.
+
+    Input shape: `[B, n, d]`, or a list of n tensors `[B, d]`.
+    Output shape: `[B, n d]`.
+    """
+
+    def call(self, inputs: tf.Tensor | Sequence[tf.Tensor]) -> tf.Tensor:
+        """Map `[B, n, d]` to `[B, n d]`."""
+        if isinstance(inputs, (list, tuple)):
+            return tf.concat(list(inputs), axis=1)
+        return tf.reshape(inputs, [-1, inputs.shape[1] * inputs.shape[2]])
+
+    def compute_output_shape(self, input_shape: Any) -> tf.TensorShape:
+        """Return `[B, n d]`."""
+        if isinstance(input_shape, list):
+            return tf.TensorShape([input_shape[0][0], sum(tf.TensorShape(s)[1] for s in input_shape)])
+        shape = tf.TensorShape(input_shape)
+        return tf.TensorShape([shape[0], shape[1] * shape[2]])
