@@ -1,0 +1,223 @@
+"""Checkpoints of logical tables: what is stacked, sharded or replicated in memory never appears in the files.
+
+A checkpoint is a directory `step-<n>` with one `.npy` a table and a slot, the dense weights in `dense.npz`, and `state.json`.
+It is written under a temporary name and renamed, so that a directory with the final name is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+from pydantic import BaseModel, ConfigDict
+
+from tfdlrm.spec.errors import DataError
+from tfdlrm.spec.features import FeatureSpec
+from tfdlrm.training.optimizers import DLRMOptimizer
+
+_CHUNK_ROWS = 1 << 18
+_NAME = re.compile(r"^step-(\d{10})$")
+
+
+class TrainState(BaseModel):
+    """Where training stands.
+
+    Attributes:
+        step: Optimizer steps done.
+        epoch: Epoch that the next step belongs to, from 0.
+        step_in_epoch: Steps of that epoch already done.
+        best_step: Step whose weights did best on validation, and `best_value` its monitored metric.
+        evaluations_without_gain: Validations since then.
+        history: One entry a validation: step, epoch and metrics.
+        seconds: Time spent in training steps.
+        samples: Samples trained on.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    step: int = 0
+    epoch: int = 0
+    step_in_epoch: int = 0
+    best_step: int | None = None
+    best_value: float | None = None
+    evaluations_without_gain: int = 0
+    history: list[dict[str, Any]] = []
+    seconds: float = 0.0
+    samples: int = 0
+
+
+def save_checkpoint(model: keras.Model, directory: Path, state: TrainState) -> Path:
+    """Write `directory/step-<state.step>` and return its path.
+
+    Args:
+        model: A compiled model with an `embedding` collection and a `DLRMOptimizer`.
+        directory: Folder of checkpoints; made if it is missing.
+        state: Position in training.
+
+    Raises:
+        OSError: the disk is full or not writable; earlier checkpoints stay as they are.
+    """
+    final = directory / f"step-{state.step:010d}"
+    if final.exists():
+        return final
+    directory.mkdir(parents=True, exist_ok=True)
+    temporary = directory / f".tmp-{final.name}-{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        checksums: dict[str, int] = {}
+        for number, name, variable, first, rows in _row_variables(model):
+            checksums[f"{number:03d}.{name}.npy"] = _write_rows(
+                temporary / f"{number:03d}.{name}.npy", variable, first, rows
+            )
+        np.savez(temporary / "dense.npz", **{k: v.numpy() for k, v in _dense_variables(model).items()})
+        checksums["dense.npz"] = _crc_of(temporary / "dense.npz")
+        content = {
+            "format": 1,
+            "spec": model.spec.model_dump(mode="json"),
+            "state": state.model_dump(mode="json"),
+            "crc32": checksums,
+        }
+        (temporary / "state.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+        for path in (*temporary.iterdir(), temporary):
+            _sync(path)
+        os.rename(temporary, final)
+        _sync(directory)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return final
+
+
+def load_checkpoint(model: keras.Model, path: Path) -> TrainState:
+    """Read weights, slots and step counter into a compiled model and return the position in training.
+
+    Raises:
+        DataError: a file is missing, cut short or altered, or a weight has another shape; the message names it.
+        SpecError: the checkpoint belongs to another spec.
+    """
+    content = _read_state(path)
+    FeatureSpec(**content["spec"]).refuse_unless_equal(model.spec, f"checkpoint {path}", "the model")
+    for file, expected in content["crc32"].items():
+        if not (path / file).is_file() or _crc_of(path / file) != expected:
+            raise DataError(f"{path / file}: missing or altered; this checkpoint cannot be used.")
+    model.optimizer._create_all_weights(model.trainable_variables)
+    for number, name, variable, first, rows in _row_variables(model):
+        file = path / f"{number:03d}.{name}.npy"
+        if not file.is_file():
+            raise DataError(f"{file}: missing; the checkpoint was written with another embedding optimizer.")
+        stored = np.load(file, mmap_mode="r")
+        expected_shape = (rows, *variable.shape[1:])
+        if stored.shape != expected_shape:
+            raise DataError(f"{file}: shape must be {expected_shape}. Received: {stored.shape}.")
+        for lo in range(0, rows, _CHUNK_ROWS):
+            piece = np.asarray(stored[lo : lo + _CHUNK_ROWS])
+            indices = tf.range(first + lo, first + lo + piece.shape[0], dtype=tf.int64)
+            variable.scatter_update(tf.IndexedSlices(tf.constant(piece), indices))
+    variables = _dense_variables(model)
+    with np.load(path / "dense.npz") as stored_dense:
+        if set(stored_dense.files) != set(variables):
+            raise DataError(f"{path / 'dense.npz'}: weights of another model or optimizer.")
+        for key, variable in variables.items():
+            value = stored_dense[key]
+            if value.shape != tuple(variable.shape):
+                raise DataError(f"{path}: shape of `{key}` must be {tuple(variable.shape)}. Received: {value.shape}.")
+            variable.assign(value)
+    return TrainState(**content["state"])
+
+
+def checkpoints(directory: Path) -> list[Path]:
+    """Return the complete checkpoints of a folder, oldest first."""
+    if not directory.is_dir():
+        return []
+    return sorted(p for p in directory.iterdir() if _NAME.match(p.name))
+
+
+def read_train_state(path: Path) -> TrainState:
+    """Return the position in training that a checkpoint holds, without its weights."""
+    return TrainState(**_read_state(path)["state"])
+
+
+def prune_checkpoints(directory: Path, keep: int, best_step: int | None) -> None:
+    """Delete all checkpoints but the newest `keep` and the best, and what killed writers left behind."""
+    found = checkpoints(directory)
+    kept = set(found[-keep:]) | {p for p in found if best_step is not None and p.name == f"step-{best_step:010d}"}
+    for path in found:
+        if path not in kept:
+            shutil.rmtree(path)
+    for leftover in directory.glob(".tmp-step-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path / 'state.json'}: cannot be read: {error}.") from None
+    return content
+
+
+def _row_variables(model: keras.Model) -> Iterator[tuple[int, str, tf.Variable, int, int]]:
+    """Yield table number, "rows" or slot name, variable, first row and number of rows, for every table and slot."""
+    embedding = model.embedding
+    for number, table in enumerate(model.spec.tables):
+        stack, first = embedding.locate(table.name)
+        variable = embedding.stacks[stack]
+        yield number, "rows", variable, first, table.vocabulary_size
+        for name, slot in _table_slots(model, variable).items():
+            yield number, name, slot, first, table.vocabulary_size
+
+
+def _table_slots(model: keras.Model, stack: tf.Variable) -> dict[str, tf.Variable]:
+    optimizer = model.optimizer
+    if not isinstance(optimizer, DLRMOptimizer):
+        raise TypeError(f"`model` must be compiled with a DLRMOptimizer. Received: {type(optimizer).__name__}.")
+    return optimizer.table_slots(stack)
+
+
+def _dense_variables(model: keras.Model) -> dict[str, tf.Variable]:
+    """Return every variable that is neither a table nor a slot of one, by a name that does not depend on creation."""
+    tables = {v.ref() for v in model.embedding.stacks}
+    of_tables = set(tables)
+    for stack in model.embedding.stacks:
+        of_tables |= {slot.ref() for slot in _table_slots(model, stack).values()}
+    dense = {f"weight_{i}": v for i, v in enumerate(w for w in model.weights if w.ref() not in tables)}
+    slots = [v for v in model.optimizer.weights if v.ref() not in of_tables]
+    return {**dense, **{f"optimizer_{i}": v for i, v in enumerate(slots)}}
+
+
+def _write_rows(path: Path, variable: tf.Variable, first: int, rows: int) -> int:
+    """Write rows [first, first + rows) in chunks and return the CRC-32 of the file."""
+    shape = (rows, *variable.shape[1:])
+    out = np.lib.format.open_memmap(path, mode="w+", dtype=variable.dtype.as_numpy_dtype, shape=shape)
+    for lo in range(0, rows, _CHUNK_ROWS):
+        hi = min(rows, lo + _CHUNK_ROWS)
+        out[lo:hi] = variable[first + lo : first + hi].numpy()
+    out.flush()
+    del out
+    return _crc_of(path)
+
+
+def _crc_of(path: Path) -> int:
+    crc = 0
+    with path.open("rb") as file:
+        while piece := file.read(1 << 22):
+            crc = zlib.crc32(piece, crc)
+    return crc
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,255 @@
+"""Training in rounds: `model.fit` for some steps, then validation and a checkpoint, and again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from tfdlrm.metrics.binary import BinaryMetrics, evaluate_binary
+from tfdlrm.spec.config import TrainConfig
+from tfdlrm.spec.errors import ConfigError, UserError
+from tfdlrm.training.checkpoint import (
+    TrainState,
+    checkpoints,
+    load_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+)
+from tfdlrm.training.optimizers import SGD, DLRMOptimizer, RowWiseAdagrad
+from tfdlrm.training.schedule import WarmupHoldDecay
+
+Progress = Callable[[int], None]
+legacy = keras.optimizers.legacy
+
+# Steps that one call of the compiled training function runs; a call costs about a millisecond of Python.
+STEPS_PER_EXECUTION = 20
+
+
+class DivergedError(UserError):
+    """The training loss is no longer a finite number."""
+
+
+class TrainingData(Protocol):
+    """Rows to train on; `tfdlrm.data.dataset` serves them from disk."""
+
+    @property
+    def rows(self) -> int:
+        """Training samples an epoch."""
+
+    def batches(self, epoch: int, step: int) -> tf.data.Dataset:
+        """Return the batches of one epoch from a step on."""
+
+
+def build_optimizer(config: TrainConfig) -> DLRMOptimizer:
+    """Return the optimizer that `[train]` describes."""
+    embedding, dense, schedule = config.embedding, config.dense, config.schedule
+    if embedding.name == "sgd":
+        rows: legacy.Optimizer = SGD(embedding.learning_rate, weight_decay=embedding.weight_decay)
+    else:
+        rows = RowWiseAdagrad(
+            embedding.learning_rate,
+            initial_accumulator_value=embedding.initial_accumulator,
+            epsilon=embedding.epsilon or 1e-10,
+            weight_decay=embedding.weight_decay,
+        )
+    epsilon = {"epsilon": dense.epsilon} if dense.epsilon else {}
+    if dense.name == "adagrad":
+        mlp = legacy.Adagrad(
+            dense.learning_rate, initial_accumulator_value=dense.initial_accumulator, **(epsilon or {"epsilon": 1e-10})
+        )
+    elif dense.name in ("adam", "rmsprop"):
+        mlp = {"adam": legacy.Adam, "rmsprop": legacy.RMSprop}[dense.name](dense.learning_rate, **epsilon)
+    else:
+        mlp = {"sgd": legacy.SGD, "ftrl": legacy.Ftrl}[dense.name](dense.learning_rate)
+    clip = {} if config.global_clipnorm is None else {"global_clipnorm": config.global_clipnorm}
+    constant = not schedule.warmup_steps and not schedule.decay_steps
+    factor: Any = 1.0 if constant else WarmupHoldDecay(**schedule.model_dump())
+    return DLRMOptimizer(rows, mlp, learning_rate=factor, dense_weight_decay=dense.weight_decay, **clip)
+
+
+def compile_model(model: keras.Model, config: TrainConfig) -> None:
+    """Compile a model as `[train]` says: its optimizer, log loss from logits, several steps a call."""
+    loss = keras.losses.BinaryCrossentropy(label_smoothing=config.label_smoothing)
+    model.compile(build_optimizer(config), loss=loss, steps_per_execution=STEPS_PER_EXECUTION)
+
+
+def set_determinism(seed: int, deterministic: bool) -> None:
+    """Seed Python, NumPy and TensorFlow; with `deterministic`, make every op give the same bits again."""
+    keras.utils.set_random_seed(seed)
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+
+
+def predict(
+    model: keras.Model, dataset: tf.data.Dataset, progress: Progress = lambda rows: None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Score a data set of the batch contract.
+
+    Returns:
+        Labels and click probabilities, float32 `[rows]`, and sample weights or `None`.
+    """
+    forward = tf.function(lambda batch: model(batch, training=False), reduce_retracing=True)
+    labels, probabilities, weights = [], [], []
+    for batch in dataset:
+        probabilities.append(forward(batch[0]).numpy()[:, 0])
+        labels.append(batch[1].numpy()[:, 0])
+        if len(batch) > 2:
+            weights.append(batch[2].numpy()[:, 0])
+        progress(len(labels[-1]))
+    empty = [np.zeros(0, np.float32)]
+    joined = np.concatenate(weights) if weights else None
+    return np.concatenate(labels or empty), np.concatenate(probabilities or empty), joined
+
+
+@dataclass
+class TrainResult:
+    """What a training run leaves.
+
+    Attributes:
+        state: Final position; its `history` holds every validation.
+        best: Validation metrics of the best checkpoint, `None` without validation rows.
+        last: Validation metrics of the last one.
+        loss: Mean training loss of the last round.
+        stopped_early: Whether early stopping ended the run.
+    """
+
+    state: TrainState
+    best: dict[str, float] | None
+    last: dict[str, float] | None
+    loss: float
+    stopped_early: bool
+
+
+def train(
+    model: keras.Model,
+    config: TrainConfig,
+    data: TrainingData,
+    directory: Path,
+    validation: Callable[[], tf.data.Dataset] | None = None,
+    progress: Progress = lambda rows: None,
+    log: Callable[[str], None] = lambda line: None,
+) -> TrainResult:
+    """Train a compiled model, resuming from the newest checkpoint of `directory`.
+
+    The order of samples is a pure function of seed and epoch, and a checkpoint knows its place in it: a run that
+    was killed goes on as if it had not been.
+
+    Args:
+        model: Compiled by `compile_model`.
+        config: The `[train]` section.
+        data: Training rows.
+        directory: Folder of checkpoints.
+        validation: Gives the validation batches; `None` where there are none.
+        progress: Called with the number of samples just trained on (on resuming, first with those done before).
+        log: Called with a line of text after each validation.
+
+    Raises:
+        DivergedError: the loss is not finite; the checkpoints before stay.
+        ConfigError: there are no training rows.
+    """
+    steps_per_epoch = -(-data.rows // config.batch_size)
+    if not steps_per_epoch:
+        raise ConfigError("the training split must have rows. Received: 0.")
+    found = checkpoints(directory)
+    state = load_checkpoint(model, found[-1]) if found else TrainState()
+    progress(state.samples)
+    loss = float("nan")
+    while state.epoch < config.epochs and not _gave_up(state, config):
+        steps = _steps_of_round(state, config, steps_per_epoch)
+        loss = _fit_round(model, config, data, state, steps, progress)
+        if not np.isfinite(loss):
+            raise DivergedError(
+                f"training loss became {loss} between steps {state.step - steps} and {state.step}. "
+                f"The checkpoints in {directory} are from before. A smaller learning rate or clipping may help."
+            )
+        at_epoch_end = state.step_in_epoch == steps_per_epoch
+        if at_epoch_end:
+            state.epoch, state.step_in_epoch = state.epoch + 1, 0
+        validate_now = at_epoch_end or (config.eval_every_steps and state.step % config.eval_every_steps == 0)
+        if validation is not None and validate_now:
+            metrics = evaluate_binary(*predict(model, validation()))
+            _note(state, config, metrics, loss)
+            log(
+                f"step {state.step}: training loss {loss:.5f}, validation log loss {metrics.log_loss:.5f}, "
+                f"AUC {metrics.auc:.4f}"
+            )
+        save_checkpoint(model, directory, state)
+        prune_checkpoints(directory, config.keep_checkpoints, state.best_step)
+    best = [entry for entry in state.history if entry["step"] == state.best_step]
+    return TrainResult(
+        state=state,
+        best=best[0] if best else None,
+        last=state.history[-1] if state.history else None,
+        loss=loss,
+        stopped_early=state.epoch < config.epochs,
+    )
+
+
+def _gave_up(state: TrainState, config: TrainConfig) -> bool:
+    return bool(config.early_stopping) and state.evaluations_without_gain >= config.early_stopping
+
+
+def _steps_of_round(state: TrainState, config: TrainConfig, steps_per_epoch: int) -> int:
+    """Return the steps to the next epoch end, validation or checkpoint, whichever comes first."""
+    steps = steps_per_epoch - state.step_in_epoch
+    for interval in (config.checkpoint_steps, config.eval_every_steps):
+        if interval:
+            steps = min(steps, interval - state.step % interval)
+    return steps
+
+
+def _fit_round(
+    model: keras.Model, config: TrainConfig, data: TrainingData, state: TrainState, steps: int, progress: Progress
+) -> float:
+    before = state.samples
+    limit = min(data.rows, (state.step_in_epoch + steps) * config.batch_size)
+    samples = limit - state.step_in_epoch * config.batch_size
+    batches = data.batches(state.epoch, state.step_in_epoch).take(steps)
+    started = time.perf_counter()
+    callback = _Progress(progress, config.batch_size, samples)
+    history = model.fit(batches, epochs=1, steps_per_epoch=steps, verbose=0, callbacks=[callback])
+    callback.finish()
+    state.seconds += time.perf_counter() - started
+    state.samples = before + samples
+    state.step += steps
+    state.step_in_epoch += steps
+    return float(history.history["loss"][0])
+
+
+def _note(state: TrainState, config: TrainConfig, metrics: BinaryMetrics, loss: float) -> None:
+    value = metrics.auc if config.monitor == "auc" else -metrics.log_loss
+    state.history.append({"step": state.step, "epoch": state.epoch, "training_loss": loss, **metrics.as_dict()})
+    if state.best_value is None or value > state.best_value:
+        state.best_value, state.best_step, state.evaluations_without_gain = value, state.step, 0
+    else:
+        state.evaluations_without_gain += 1
+
+
+class _Progress(keras.callbacks.Callback):
+    """Report samples as steps complete, without pulling the loss out of the graph each time."""
+
+    def __init__(self, progress: Progress, batch_size: int, samples: int) -> None:
+        super().__init__()
+        self._supports_tf_logs = True
+        self._progress = progress
+        self._batch_size = batch_size
+        self._left = samples
+        self._steps = 0
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Report the steps since the last call; `batch` is the last of them."""
+        done = min(self._left, (batch + 1 - self._steps) * self._batch_size)
+        self._steps = batch + 1
+        self._left -= done
+        self._progress(done)
+
+    def finish(self) -> None:
+        """Report what is left."""
+        self._progress(self._left)
