@@ -86,10 +86,10 @@ def _choose_keras() -> None:
     keras = None if tensorflow is None else vars(tensorflow).get("keras")
     origin = None if keras is None else vars(keras).get("__file__")
     if origin is not None and "tf_keras" not in origin.split(os.sep):
+        version = vars(keras).get("__version__", "of another kind")
         raise ImportError(
-            f"`tf.keras` is already Keras {vars(keras).get('__version__', 'of another kind')} in this process, and tfdlrm "
-            "needs Keras 2 (tf_keras). Import tfdlrm before the first use of `tf.keras`, or start Python with "
-            "TF_USE_LEGACY_KERAS=1."
+            f"`tf.keras` is already Keras {version} in this process, and tfdlrm needs Keras 2 (tf_keras). "
+            "Import tfdlrm before the first use of `tf.keras`, or start Python with TF_USE_LEGACY_KERAS=1."
         )
     os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
