@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from tests.layers.contract import check_layer_contract
 
+from tests.layers.contract import check_layer_contract
 from tfdlrm.layers.interaction import CatInteraction, DotInteraction
 
 RNG = np.random.default_rng(0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -16,7 +16,7 @@ from tfdlrm.spec.features import FeatureSpec, TableConfig
 # Rows are initialised and exchanged in pieces of this many elements, so that memory never holds a table twice.
 _CHUNK_ELEMENTS = 1 << 24
 
-Ids = tf.Tensor | Mapping[str, tf.Tensor | tf.RaggedTensor | tf.SparseTensor]
+Ids: TypeAlias = tf.Tensor | Mapping[str, tf.Tensor | tf.RaggedTensor | tf.SparseTensor]
 
 
 @serializable
@@ -35,8 +35,8 @@ class EmbeddingCollection(keras.layers.Layer):
         l2: Weight of the mean over the batch of the summed squares of looked-up rows, added to the loss. Defaults to 0.
         seed: Seed of the initial rows; `None` draws one from NumPy's global generator. Defaults to `None`.
 
-    Inputs: ids, an integer tensor `[B, n_ids]` with columns in spec order, or a mapping from feature name to `[B, h]` Tensor,
-        RaggedTensor or SparseTensor; and, where the spec has weighted features, `weights`, float32 `[B, n_ids]`.
+    Inputs: ids, an integer tensor `[B, n_ids]` with columns in spec order, or a mapping from feature name to a
+        `[B, h]` Tensor, RaggedTensor or SparseTensor; and, where the spec has weighted features, `weights`, float32 `[B, n_ids]`.
     Output shape: `[B, n_features, d]` float32 where every table has width d, else a list of `[B, d_f]`.
 
     Raises:
@@ -141,7 +141,8 @@ class EmbeddingCollection(keras.layers.Layer):
             SpecError: there is no such table.
         """
         variable, start, table = self._locate(name)
-        return variable[start : start + table.vocabulary_size].numpy()
+        rows: np.ndarray = variable[start : start + table.vocabulary_size].numpy()
+        return rows
 
     def set_table(self, name: str, rows: np.ndarray) -> None:
         """Overwrite table `name`.
@@ -191,9 +192,7 @@ class EmbeddingCollection(keras.layers.Layer):
 
         return tf.cond(tf.reduce_all(valid), lambda: ids, refuse)
 
-    def _pool(
-        self, stack: Stack, vectors: tf.Tensor, present: tf.Tensor, weights: tf.Tensor | None
-    ) -> list[tf.Tensor]:
+    def _pool(self, stack: Stack, vectors: tf.Tensor, present: tf.Tensor, weights: tf.Tensor | None) -> list[tf.Tensor]:
         """Turn `[B, columns, d]` into one `[B, run, d]` for each run of features pooled alike."""
         runs: list[tuple[int, str, bool, int]] = []  # hotness, combiner, weighted, number of features
         for index in stack.features:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,6 @@ class DotInteraction(keras.layers.Layer):
     def __init__(self, self_interaction: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.self_interaction = bool(self_interaction)
-        self._select: np.ndarray | None = None
 
     def build(self, input_shape: Any) -> None:
         """Lay out the 0/1 matrix that picks the triangle out of the flattened `[n, n]` products."""
@@ -45,14 +44,15 @@ class DotInteraction(keras.layers.Layer):
         if n < (1 if self.self_interaction else 2):
             raise ValueError(f"`inputs` must hold at least two vectors a sample. Received: shape {input_shape}.")
         rows, columns = np.tril_indices(n, k=0 if self.self_interaction else -1)
-        self._select = np.zeros([n * n, rows.size], np.float32)
-        self._select[rows * n + columns, np.arange(rows.size)] = 1.0
+        select = np.zeros([n * n, rows.size], np.float32)
+        select[rows * n + columns, np.arange(rows.size)] = 1.0
+        self._pick = _lower_triangle(select)
         super().build(input_shape)
 
-    def call(self, inputs: tf.Tensor | Sequence[tf.Tensor]) -> tf.Tensor:
+    def call(self, inputs: Any) -> tf.Tensor:
         """Map `[B, n, d]` to the selected products."""
-        vectors = tf.stack(list(inputs), axis=1) if isinstance(inputs, (list, tuple)) else inputs
-        return _lower_triangle(self._select)(vectors)
+        vectors = inputs if tf.is_tensor(inputs) else tf.stack(list(inputs), axis=1)
+        return self._pick(vectors)
 
     def compute_output_shape(self, input_shape: Any) -> tf.TensorShape:
         """Return `[B, number of pairs]`."""
@@ -66,7 +66,8 @@ class DotInteraction(keras.layers.Layer):
 
     @staticmethod
     def _is_list(shape: Any) -> bool:
-        return isinstance(shape, (list, tuple)) and len(shape) > 0 and isinstance(shape[0], (tf.TensorShape, list, tuple))
+        # One shape may itself come as a tuple of numbers.
+        return isinstance(shape, (list, tuple)) and bool(shape) and isinstance(shape[0], (tf.TensorShape, list, tuple))
 
     def _vectors(self, shape: Any) -> int:
         if self._is_list(shape):
@@ -101,7 +102,8 @@ def _lower_triangle(select: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
 
         return picked, gradient
 
-    return pick
+    typed: Callable[[tf.Tensor], tf.Tensor] = pick
+    return typed
 
 
 @serializable
@@ -112,9 +114,9 @@ class CatInteraction(keras.layers.Layer):
     Output shape: `[B, n d]`.
     """
 
-    def call(self, inputs: tf.Tensor | Sequence[tf.Tensor]) -> tf.Tensor:
+    def call(self, inputs: Any) -> tf.Tensor:
         """Map `[B, n, d]` to `[B, n d]`."""
-        if isinstance(inputs, (list, tuple)):
+        if not tf.is_tensor(inputs):
             return tf.concat(list(inputs), axis=1)
         return tf.reshape(inputs, [-1, inputs.shape[1] * inputs.shape[2]])
 

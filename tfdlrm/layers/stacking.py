@@ -40,9 +40,9 @@ class Stack:
 def plan_stacks(spec: FeatureSpec, stacks_per_dim: int = 4, max_elements: int = MAX_ELEMENTS) -> list[Stack]:
     """Cut the tables into stacks.
 
-    Tables of one width are cut, in the order features first read them, into at most `stacks_per_dim` runs with about equally many
-    lookups: several medium gathers and scatters keep more cores busy than one. More stacks are made only where one
-    would pass `max_elements`; a table larger than that has a stack of its own.
+    Tables of one width are cut, in the order features first read them, into at most `stacks_per_dim` runs with about
+    equally many lookups: several medium gathers and scatters keep more cores busy than one. More stacks are made only
+    where one would pass `max_elements`; a table larger than that has a stack of its own.
 
     Args:
         spec: The features.
@@ -85,7 +85,9 @@ def _stack(spec: FeatureSpec, tables: list[TableConfig]) -> Stack:
     for table in tables:
         first_rows[table.name] = rows
         rows += table.vocabulary_size
-    columns, offsets, features = [], [], []
+    columns: list[int] = []
+    offsets: list[int] = []
+    features: list[int] = []
     for index, feature in enumerate(spec.sparse):
         if feature.table in first_rows:
             start, stop = spec.id_columns[feature.name]

@@ -89,21 +89,17 @@ class DLRM(keras.Model):
         seeds = [None] * 3 if seed is None else [int(s) for s in np.random.default_rng(seed).integers(2**31, size=3)]
         policy = self.dtype_policy
         self.embedding = EmbeddingCollection(self.spec, l2=self.embedding_l2, seed=seeds[0], name="embedding")
-        self.bottom = (
-            MLP(self.bottom_units, seed=seeds[1], dtype=policy, name="bottom") if self.spec.n_dense else None
-        )
+        self.bottom = MLP(self.bottom_units, seed=seeds[1], dtype=policy, name="bottom") if self.spec.n_dense else None
         self.interaction: keras.layers.Layer = (
             DotInteraction(self_interaction=self.interaction_itself, dtype=policy, name="interaction")
             if interaction == "dot"
             else CatInteraction(dtype=policy, name="interaction")
         )
-        self.top = MLP(
-            self.top_units, final_activation=None, dropout=dropout, seed=seeds[2], dtype=policy, name="top"
-        )
+        self.top = MLP(self.top_units, final_activation=None, dropout=dropout, seed=seeds[2], dtype=policy, name="top")
 
     def build(self, input_shape: Any = None) -> None:
         """Create all weights; the spec says every shape, so that no batch is needed."""
-        if self.built:
+        if getattr(self, "built", False):
             return
         dim = self.spec.tables[0].embedding_dim
         vectors = len(self.spec.sparse) + (self.bottom is not None)
@@ -143,8 +139,9 @@ class DLRM(keras.Model):
         """
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
         inner = getattr(self.optimizer, "inner_optimizer", self.optimizer)
-        if hasattr(inner, "bind"):
-            inner.bind(self.embedding)
+        bind = getattr(inner, "bind", None)
+        if bind is not None:
+            bind(self.embedding)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments; the spec as JSON values."""
@@ -181,8 +178,9 @@ class DLRM(keras.Model):
 
     def load_own_variables(self, store: Any) -> None:
         """Read back what `save_own_variables` wrote."""
-        slots = [store[f"optimizer_{i}"][()] for i in range(sum(str(k).startswith("optimizer_") for k in store.keys()))]
-        super().load_own_variables({k: store[k] for k in store.keys() if not str(k).startswith("optimizer_")})
+        keys = [str(key) for key in store]
+        slots = [store[f"optimizer_{i}"][()] for i in range(sum(key.startswith("optimizer_") for key in keys))]
+        super().load_own_variables({key: store[key] for key in keys if not key.startswith("optimizer_")})
         if slots and self.optimizer is not None:
             self.optimizer._create_all_weights(self.trainable_variables)
             self.optimizer.set_weights(slots)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from tfdlrm.spec.coding import TableCoding, ValueKind
-from tfdlrm.spec.errors import ConfigError, SpecError, did_you_mean, explain
+from tfdlrm.spec.errors import ConfigError, SpecError, explain
 from tfdlrm.spec.features import Combiner, DenseTransform, Frozen
 from tfdlrm.spec.raw import CRITEO_FORMAT, RawFormat, Split
 
@@ -117,7 +117,7 @@ class ModelConfig(Frozen):
 
 
 class OptimizerConfig(Frozen):
-    """Settings of one half of the optimizer. `weight_decay` is decoupled; on embeddings it reaches touched rows only."""
+    """One half of the optimizer. `weight_decay` is decoupled; on embeddings it reaches touched rows only."""
 
     learning_rate: float = Field(default=0.1, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)

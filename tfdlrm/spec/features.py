@@ -218,7 +218,8 @@ class FeatureSpec(Frozen):
         if self == other:
             return
         for field in ("dense", "sparse", "tables"):
-            mine, theirs = getattr(self, field), getattr(other, field)
+            mine: tuple[TableConfig, ...] = getattr(self, field)
+            theirs: tuple[TableConfig, ...] = getattr(other, field)
             if [x.name for x in mine] != [x.name for x in theirs]:
                 raise SpecError(
                     f"{this} and {that} must have the same {field} names in the same order. "

@@ -1,7 +1,7 @@
 """Checkpoints of logical tables: what is stacked, sharded or replicated in memory never appears in the files.
 
-A checkpoint is a directory `step-<n>` with one `.npy` a table and a slot, the dense weights in `dense.npz`, and `state.json`.
-It is written under a temporary name and renamed, so that a directory with the final name is complete.
+A checkpoint is a directory `step-<n>` with one `.npy` a table and a slot, the dense weights in `dense.npz`, and
+`state.json`. It is written under a temporary name and renamed, so that a directory with the final name is complete.
 """
 
 from __future__ import annotations

@@ -10,13 +10,10 @@ from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
-
-from tfdlrm.layers.registry import serializable
-
-legacy = keras.optimizers.legacy
+from tf_keras.optimizers import legacy
 
 
-@serializable
+@keras.saving.register_keras_serializable(package="tfdlrm")
 class SGD(legacy.SGD):
     """Stochastic gradient descent whose sparse step neither sorts nor merges repeated ids: the update is linear.
 
@@ -47,7 +44,7 @@ class SGD(legacy.SGD):
         return {**super().get_config(), "weight_decay": self.weight_decay}
 
 
-@serializable
+@keras.saving.register_keras_serializable(package="tfdlrm")
 class RowWiseAdagrad(legacy.Optimizer):
     """Adagrad with one accumulator per embedding row (facebookresearch/dlrm `rwsadagrad`; FBGEMM exact row-wise).
 
@@ -140,7 +137,7 @@ class RowWiseAdagrad(legacy.Optimizer):
         }
 
 
-@serializable
+@keras.saving.register_keras_serializable(package="tfdlrm")
 class DLRMOptimizer(legacy.Optimizer):
     """One optimizer made of two: `embedding` for the tables, `dense` for everything else.
 
@@ -152,8 +149,8 @@ class DLRMOptimizer(legacy.Optimizer):
         dense: Any legacy optimizer.
         learning_rate: Factor, or schedule of factors, on the rates of both parts. Defaults to 1.
         dense_weight_decay: Decoupled decay of dense kernels (not biases). Defaults to 0.
-        **kwargs: `global_clipnorm` over all gradients together, `clipnorm`, `clipvalue`. Rows repeated in a batch enter the
-            norm one by one.
+        **kwargs: `global_clipnorm` over all gradients together, `clipnorm`, `clipvalue`. Rows repeated in a
+            batch enter the norm one by one.
 
     Raises:
         ValueError: a part is not a legacy optimizer, or the decay is negative.

@@ -7,10 +7,8 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
-from tfdlrm.layers.registry import serializable
 
-
-@serializable
+@keras.saving.register_keras_serializable(package="tfdlrm")
 class WarmupHoldDecay(keras.optimizers.schedules.LearningRateSchedule):
     """A factor in [0, 1]: linear warm-up, hold at 1, polynomial decay, hold at the end.
 

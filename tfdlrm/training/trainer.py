@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
+from tf_keras.optimizers import legacy
 
 from tfdlrm.metrics.binary import BinaryMetrics, evaluate_binary
 from tfdlrm.spec.config import TrainConfig
@@ -26,7 +27,6 @@ from tfdlrm.training.optimizers import SGD, DLRMOptimizer, RowWiseAdagrad
 from tfdlrm.training.schedule import WarmupHoldDecay
 
 Progress = Callable[[int], None]
-legacy = keras.optimizers.legacy
 
 # Steps that one call of the compiled training function runs; a call costs about a millisecond of Python.
 STEPS_PER_EXECUTION = 20
@@ -68,7 +68,7 @@ def build_optimizer(config: TrainConfig) -> DLRMOptimizer:
         mlp = {"adam": legacy.Adam, "rmsprop": legacy.RMSprop}[dense.name](dense.learning_rate, **epsilon)
     else:
         mlp = {"sgd": legacy.SGD, "ftrl": legacy.Ftrl}[dense.name](dense.learning_rate)
-    clip = {} if config.global_clipnorm is None else {"global_clipnorm": config.global_clipnorm}
+    clip: dict[str, Any] = {} if config.global_clipnorm is None else {"global_clipnorm": config.global_clipnorm}
     constant = not schedule.warmup_steps and not schedule.decay_steps
     factor: Any = 1.0 if constant else WarmupHoldDecay(**schedule.model_dump())
     return DLRMOptimizer(rows, mlp, learning_rate=factor, dense_weight_decay=dense.weight_decay, **clip)
