@@ -1,0 +1,98 @@
+"""Package metadata and extras; the tools are configured in pyproject.toml."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+
+
+def read_version() -> str:
+    """Return `__version__` of the package without importing it."""
+    text = (ROOT / "tfdlrm" / "__init__.py").read_text(encoding="utf-8")
+    match = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
+    if match is None:
+        raise RuntimeError("tfdlrm/__init__.py must set `__version__`.")
+    return match.group(1)
+
+
+def read_description() -> str:
+    """Return the README, the long description of the package."""
+    readme = ROOT / "README.md"
+    return readme.read_text(encoding="utf-8") if readme.exists() else ""
+
+
+# TensorFlow and tf_keras move together, and results are checked against one pair of them.
+CORE = [
+    "matplotlib>=3.8,<4",
+    "numpy>=1.26,<3",
+    "polars>=2.1,<3",
+    "pydantic>=2.8,<3",
+    "rich>=13.7,<16",
+    "scikit-learn>=1.4,<2",
+    "scipy>=1.11,<2",
+    "tensorboard>=2.20,<3",  # tf.summary is empty without it
+    "tensorflow~=2.21.0",
+    "tensorflow-datasets>=4.9.10,<5",
+    "tensorflow-recommenders>=0.7.7,<0.8",
+    "tf_keras~=2.21.0",
+    "tomli-w>=1.0,<2",
+]
+
+EXTRAS = {
+    "serving": [
+        "fastapi>=0.115,<1",
+        "httpx>=0.27,<1",
+        "tensorflow-serving-api~=2.21.0",
+        "uvicorn>=0.30,<1",
+    ],
+    "tune": [
+        "keras-tuner>=1.4.8,<2",
+        "tensorboard>=2.20,<3",  # keras-tuner imports it without asking for it
+    ],
+    "beam": ["apache-beam>=2.77,<3"],
+    "gpu": ["tensorflow[and-cuda]~=2.21.0"],
+    "onnx": ["onnxruntime>=1.20,<2", "tf2onnx>=1.16,<2"],
+    "docs": ["mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.26,<2"],
+    "dev": [
+        "hypothesis>=6.100,<7",
+        "mypy>=1.13,<3",
+        "pre-commit>=4,<5",
+        "pytest>=8,<10",
+        "pytest-timeout>=2.3,<3",
+        "ruff>=0.9,<1",
+        "setuptools>=77",  # builds the editable install without a download
+    ],
+}
+
+setup(
+    name="tfdlrm",
+    version=read_version(),
+    description="DLRM in Keras and TensorFlow: raw click logs in, a served model out.",
+    long_description=read_description(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    packages=find_packages(include=["tfdlrm", "tfdlrm.*"]),
+    package_data={"tfdlrm": ["py.typed"]},
+    python_requires=">=3.11,<3.14",
+    install_requires=CORE,
+    extras_require=EXTRAS,
+    keywords=["recommender systems", "click-through rate", "DLRM", "TensorFlow", "Keras", "embeddings"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+    zip_safe=False,
+)

@@ -1,0 +1,92 @@
+"""What importing `tfdlrm` loads, and which Keras it settles on. Each case has a fresh interpreter."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tfdlrm
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `code` in a new interpreter that starts without TF_USE_LEGACY_KERAS, unless `environment` gives it."""
+    inherited = {key: value for key, value in os.environ.items() if key != "TF_USE_LEGACY_KERAS"}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**inherited, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def last_line(run: subprocess.CompletedProcess[str]) -> str:
+    assert run.returncode == 0, run.stderr
+    return run.stdout.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import tfdlrm",
+        "import tfdlrm.spec",
+        "import tfdlrm.spec.config, tfdlrm.spec.criteo, tfdlrm.spec.features",
+        "from tfdlrm import FeatureSpec, load_config",
+        "from tfdlrm import evaluate_binary",
+    ],
+)
+def test_spec_and_metrics_load_no_tensorflow(code: str) -> None:
+    loaded = "sorted({m.split('.')[0] for m in sys.modules} & {'tensorflow', 'tf_keras', 'keras'})"
+    assert last_line(run_python(f"import sys\n{code}\nprint({loaded})")) == "[]"
+
+
+def test_import_sets_the_environment_for_this_process_and_its_children() -> None:
+    code = "import os, tfdlrm; print(os.environ['TF_USE_LEGACY_KERAS'])"
+    assert last_line(run_python(code)) == "1"
+    assert last_line(run_python(code, TF_USE_LEGACY_KERAS="0")) == "1"
+
+
+def test_tensorflow_imported_after_takes_tf_keras() -> None:
+    import tensorflow as tf
+    import tf_keras as keras
+
+    assert tf.keras.layers.Layer is keras.layers.Layer  # noqa: TID251
+
+
+def test_tensorflow_imported_before_takes_tf_keras() -> None:
+    code = "import tensorflow as tf\nimport tfdlrm\nimport tf_keras\n"
+    assert last_line(run_python(code + "print(tf.keras.layers.Layer is tf_keras.layers.Layer)")) == "True"
+
+
+@pytest.mark.parametrize("touch", ["tf.keras.layers", "from tensorflow.keras import layers"])
+def test_another_keras_behind_tf_keras_is_refused(touch: str) -> None:
+    run = run_python(f"import tensorflow as tf\n{touch}\nimport tfdlrm")
+    assert run.returncode == 1
+    message = run.stderr.strip().splitlines()[-1]
+    assert message.startswith("ImportError: `tf.keras` is already Keras 3.")
+    assert "Import tfdlrm before the first use of `tf.keras`" in message
+    assert "TF_USE_LEGACY_KERAS=1" in message
+
+
+def test_tf_keras_behind_tf_keras_is_accepted() -> None:
+    code = "import tensorflow as tf\ntf.keras.layers\nimport tfdlrm\nprint(tfdlrm.__version__)"
+    assert last_line(run_python(code, TF_USE_LEGACY_KERAS="1")) == tfdlrm.__version__
+
+
+@pytest.mark.parametrize("name", tfdlrm.__all__)
+def test_exported_name_resolves(name: str) -> None:
+    value = getattr(tfdlrm, name)
+    assert value.__name__ == name
+    assert value.__module__.startswith("tfdlrm.")
+    assert name in dir(tfdlrm)
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'tfdlrm' has no attribute 'DRLM'"):
+        tfdlrm.DRLM  # noqa: B018
