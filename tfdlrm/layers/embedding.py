@@ -36,7 +36,8 @@ class EmbeddingCollection(keras.layers.Layer):
         seed: Seed of the initial rows; `None` draws one from NumPy's global generator. Defaults to `None`.
 
     Inputs: ids, an integer tensor `[B, n_ids]` with columns in spec order, or a mapping from feature name to a
-        `[B, h]` Tensor, RaggedTensor or SparseTensor; and, where the spec has weighted features, `weights`, float32 `[B, n_ids]`.
+        `[B, h]` Tensor, RaggedTensor or SparseTensor; and, where the spec has weighted features, `weights`, float32
+        `[B, n_ids]`.
     Output shape: `[B, n_features, d]` float32 where every table has width d, else a list of `[B, d_f]`.
 
     Raises:

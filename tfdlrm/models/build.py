@@ -26,7 +26,8 @@ def build(config: ModelConfig, spec: FeatureSpec, precision: str = "float32", se
     """
     if config.name not in MODELS:
         raise ConfigError(
-            f"`model.name` must be one of {sorted(MODELS)}. Received: `{config.name}`.{did_you_mean(config.name, MODELS)}"
+            f"`model.name` must be one of {sorted(MODELS)}. "
+            f"Received: `{config.name}`.{did_you_mean(config.name, MODELS)}"
         )
     try:
         model = MODELS[config.name](

@@ -100,7 +100,8 @@ class Split(Frozen):
         by: `"order"`: consecutive shares, in file order, of train, validation, test. `"time"`: the same after
             ordering by the time column. `"hash"`: shares of the hash of `key`, so that no key falls on two
             sides. `"days"`: the rows are cut into `days` equal consecutive parts (one part a file where `days` is 0);
-            all but the last part train, the first half of the last part tests, its second half validates (the paper's code).
+            all but the last part train, the first half of the last part tests, its second half validates (as the
+            paper's code does).
             `"fold"`: `folds` equal consecutive parts, part `fold` tests, the others train, none validates.
         fractions: Shares of train, validation, test; they add up to 1. For order, time and hash.
         key: Column that is hashed. For hash.

@@ -87,25 +87,36 @@ def set_determinism(seed: int, deterministic: bool) -> None:
         tf.config.experimental.enable_op_determinism()
 
 
-def predict(
-    model: keras.Model, dataset: tf.data.Dataset, progress: Progress = lambda rows: None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Score a data set of the batch contract.
+Scores = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
-    Returns:
-        Labels and click probabilities, float32 `[rows]`, and sample weights or `None`.
-    """
-    forward = tf.function(lambda batch: model(batch, training=False), reduce_retracing=True)
-    labels, probabilities, weights = [], [], []
-    for batch in dataset:
-        probabilities.append(forward(batch[0]).numpy()[:, 0])
-        labels.append(batch[1].numpy()[:, 0])
-        if len(batch) > 2:
-            weights.append(batch[2].numpy()[:, 0])
-        progress(len(labels[-1]))
-    empty = [np.zeros(0, np.float32)]
-    joined = np.concatenate(weights) if weights else None
-    return np.concatenate(labels or empty), np.concatenate(probabilities or empty), joined
+
+class Scorer:
+    """Scores data sets with a model; its graph is traced once, however many data sets there are."""
+
+    def __init__(self, model: keras.Model) -> None:
+        self._forward = tf.function(lambda batch: model(batch, training=False), reduce_retracing=True)
+
+    def __call__(self, dataset: tf.data.Dataset, progress: Progress = lambda rows: None) -> Scores:
+        """Score a data set of the batch contract.
+
+        Returns:
+            Labels and click probabilities, float32 `[rows]`, and sample weights or `None`.
+        """
+        labels, probabilities, weights = [], [], []
+        for batch in dataset:
+            probabilities.append(self._forward(batch[0]).numpy()[:, 0])
+            labels.append(batch[1].numpy()[:, 0])
+            if len(batch) > 2:
+                weights.append(batch[2].numpy()[:, 0])
+            progress(len(labels[-1]))
+        empty = [np.zeros(0, np.float32)]
+        joined = np.concatenate(weights) if weights else None
+        return np.concatenate(labels or empty), np.concatenate(probabilities or empty), joined
+
+
+def predict(model: keras.Model, dataset: tf.data.Dataset, progress: Progress = lambda rows: None) -> Scores:
+    """Score one data set of the batch contract; see `Scorer`."""
+    return Scorer(model)(dataset, progress)
 
 
 @dataclass
@@ -160,6 +171,7 @@ def train(
     found = checkpoints(directory)
     state = load_checkpoint(model, found[-1]) if found else TrainState()
     progress(state.samples)
+    scorer = Scorer(model)
     loss = float("nan")
     while state.epoch < config.epochs and not _gave_up(state, config):
         steps = _steps_of_round(state, config, steps_per_epoch)
@@ -174,7 +186,7 @@ def train(
             state.epoch, state.step_in_epoch = state.epoch + 1, 0
         validate_now = at_epoch_end or (config.eval_every_steps and state.step % config.eval_every_steps == 0)
         if validation is not None and validate_now:
-            metrics = evaluate_binary(*predict(model, validation()))
+            metrics = evaluate_binary(*scorer(validation()))
             _note(state, config, metrics, loss)
             log(
                 f"step {state.step}: training loss {loss:.5f}, validation log loss {metrics.log_loss:.5f}, "
