@@ -1,0 +1,96 @@
+"""Bad raw rows: counted by reason, set aside, and fatal past a stated share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from tfdlrm.data.files import publish, temporary_name
+from tfdlrm.spec.errors import DataError
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a row.
+
+    Attributes:
+        reason: The rule it breaks; rows are counted by it.
+        received: What was found instead, if that says more than the reason.
+    """
+
+    reason: str
+    received: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.reason}{self.received}."
+
+
+class BadRows:
+    """The bad rows of one pass over raw files.
+
+    Args:
+        limit: Returns how many bad rows are put up with; asked only once there is one.
+        file: Where they go, one line each: file, line, reason, raw text, tab-separated, no header. `None` for
+            nowhere. The file appears under its name when the pass ends, and only if there are any.
+
+    Attributes:
+        total: Number of bad rows.
+        counts: Number of bad rows by reason.
+    """
+
+    def __init__(self, limit: Callable[[], int] = lambda: 0, file: Path | None = None) -> None:
+        self.total = 0
+        self.counts: Counter[str] = Counter()
+        self._limit = limit
+        self._file = file
+        self._first = ""
+        self._out: IO[bytes] | None = None
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Collect within this block; what was set aside is kept if the block ends well and removed if it raises."""
+        if self._file is not None:
+            self._file.unlink(missing_ok=True)
+        try:
+            yield
+            if self._file is not None and self._out is not None:
+                self._out.close()
+                publish(Path(self._out.name), self._file)
+        finally:
+            if self._out is not None:
+                self._out.close()
+                Path(self._out.name).unlink(missing_ok=True)
+
+    def add(self, path: Path, line: int, problem: Problem, raw: bytes) -> None:
+        """Count a row and set it aside.
+
+        Args:
+            path: File it is in.
+            line: Its line there, from 1, a header counted.
+            problem: What is wrong with it.
+            raw: Its text without the line end.
+
+        Raises:
+            DataError: one bad row too many; the message gives file, line and reason of the first.
+        """
+        self.total += 1
+        self.counts[problem.reason] += 1
+        self._first = self._first or f"{path}:{line}: {problem}"
+        if self.total > self._limit():
+            raise DataError(self._first + self._excess())
+        if self._file is None:
+            return
+        if self._out is None:
+            self._out = open(temporary_name(self._file), "wb")  # noqa: SIM115, closed by `open`
+        self._out.write(f"{path}\t{line}\t{problem}\t".encode() + raw + b"\n")
+
+    def _excess(self) -> str:
+        limit = self._limit()
+        if limit == 0:
+            return ""
+        reasons = "; ".join(f"{reason}: {count}" for reason, count in self.counts.most_common(5))
+        return f" This is the first of more than {limit} bad rows, the most that `max_bad_share` allows ({reasons})."

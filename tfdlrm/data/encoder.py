@@ -1,0 +1,339 @@
+"""The one mapping from raw rows to model input, used by `prepare` and held by the SavedModel."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import tensorflow as tf
+
+from tfdlrm.data.columns import number_column, raw_columns, string_column, string_tensor
+from tfdlrm.data.encoder_files import EncoderParts, load_parts, part_names, save_parts
+from tfdlrm.data.keys import Keys, keys_of
+from tfdlrm.data.lookup import TableLookup
+from tfdlrm.data.transforms import DenseStats, transform_dense
+from tfdlrm.data.vocabulary import Vocabulary, table_rows
+from tfdlrm.spec.coding import Encoding, ValueKind
+from tfdlrm.spec.errors import DataError, SpecError, did_you_mean
+from tfdlrm.spec.features import FeatureSpec, SparseFeature, TableConfig
+
+PADDING = -1
+# Strings live on the CPU only, and a look-up is cheaper than carrying its keys to another device and back.
+_DEVICE = "/CPU:0"
+
+
+class FeatureEncoder(tf.Module):
+    """Turns raw columns into the batch contract's `dense` and `sparse`.
+
+    Vocabularies are untrainable variables, so that a SavedModel keeps them beside its graph, which may not grow
+    beyond 2 GB. A value's id depends on that value alone, never on the batch around it.
+
+    A category may be anything: a value that training rows did not have, or that is not hexadecimal where it should
+    be, gets the table's `oov_row`. Empty parts of a bag are skipped; a bag without any is missing and has the
+    one id `missing_row`. Values beyond the feature's hotness are dropped.
+
+    Args:
+        spec: The features, in column order.
+        encoding: The coding rules of the same features.
+        vocabularies: Vocabulary of each table; tables that hash may be left out.
+        dense_stats: Statistics of the `standardize` features.
+
+    Raises:
+        SpecError: spec and encoding disagree, a vocabulary or statistic is missing, or a table has fewer rows than
+            its vocabulary needs.
+
+    Example:
+        >>> from tfdlrm.spec.coding import FeatureCoding
+        >>> from tfdlrm.spec.features import DenseFeature, TableConfig
+        >>> spec = FeatureSpec(
+        ...     dense=[DenseFeature(name="x")],
+        ...     sparse=[SparseFeature(name="c", table="c")],
+        ...     tables=[TableConfig(name="c", vocabulary_size=3, embedding_dim=4)],
+        ... )
+        >>> encoding = Encoding(features={"c": FeatureCoding(source="c")}, tables={"c": TableCoding()})
+        >>> vocabulary = Vocabulary(np.array([10]), np.array([2], np.int32), rows=3)
+        >>> encoder = FeatureEncoder(spec, encoding, {"c": vocabulary}, {})
+        >>> batch = encoder.encode({"x": tf.constant([0.0, 3.0]), "c": tf.constant(["0A", "ff"])})
+        >>> batch["sparse"].numpy().tolist()
+        [[2], [1]]
+    """
+
+    def __init__(
+        self,
+        spec: FeatureSpec,
+        encoding: Encoding,
+        vocabularies: Mapping[str, Vocabulary],
+        dense_stats: Mapping[str, DenseStats],
+        name: str = "feature_encoder",
+    ) -> None:
+        super().__init__(name=name)
+        encoding.check(spec)
+        self.spec = spec
+        self.encoding = encoding
+        self.columns = raw_columns(encoding, {f.name: f.table for f in spec.sparse}, spec.dense_names)
+        # Read-only views and tuples: TensorFlow would wrap a dict or list and save it as a part of the model.
+        self.dense_stats = MappingProxyType(_stats_used(spec, dense_stats))
+        self._id_type = tf.int64 if any(t.vocabulary_size >= 2**31 for t in spec.tables) else tf.int32
+        for feature in spec.sparse:
+            _refuse_unless_encodable(feature, encoding.features[feature.name].separator)
+        self._lookups = tuple(
+            TableLookup(encoding.tables[table.name], _vocabulary_of(table, encoding, vocabularies))
+            for table in spec.tables
+        )
+        groups: dict[ValueKind, _Group] = {}
+        for table, lookup in zip(spec.tables, self._lookups, strict=True):
+            group = groups.setdefault(lookup.coding.value, _Group([], [], []))
+            readers = [feature.name for feature in spec.sparse if feature.table == table.name]
+            group.tables_of_readers.extend(len(group.lookups) for _ in readers)
+            group.readers.extend(readers)
+            group.lookups.append(lookup)
+        self._groups = MappingProxyType(groups)
+
+    @property
+    def vocabularies(self) -> dict[str, Vocabulary]:
+        """The vocabulary of each table, in spec order."""
+        return {t.name: lookup.vocabulary for t, lookup in zip(self.spec.tables, self._lookups, strict=True)}
+
+    def raw_signature(self) -> dict[str, tf.TensorSpec]:
+        """Return the raw columns that `encode` reads, each of shape `[None]`: float32 numbers, then strings."""
+        numbers = {name: tf.TensorSpec([None], tf.float32, name) for name in self.columns.numbers}
+        return numbers | {name: tf.TensorSpec([None], tf.string, name) for name in self.columns.strings}
+
+    def encode(self, raw: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Encode a batch; stock TensorFlow operations only, eagerly or in a graph.
+
+        Args:
+            raw: The columns of `raw_signature`, each `[B]` or `[B, 1]`: numbers with NaN where missing, strings
+                with `""` where missing, a bag as one string joined by its separator. Other columns are ignored.
+
+        Returns:
+            `dense`, float32 `[B, n_dense]`, and `sparse`, `[B, n_ids]` of int32, or int64 where a table has 2^31 rows
+            or more.
+
+        Raises:
+            DataError: a column is absent, or of another type or rank.
+        """
+        with tf.device(_DEVICE):
+            columns = {name: _row_vector(raw, name, spec.dtype) for name, spec in self.raw_signature().items()}
+            bags = {f.name: self._bags(f, columns[self._source(f)]) for f in self.spec.sparse}
+            batch = tf.shape(next(iter(columns.values())))[1]
+            dense, sparse = tf.zeros([batch, 0], tf.float32), tf.zeros([batch, 0], self._id_type)
+            if self.spec.dense:
+                values = tf.concat([columns[name] for name in self.spec.dense_names], axis=0)
+                dense = transform_dense(self.spec.dense, self.dense_stats, tf.transpose(values))
+            if bags:
+                ids = self._ids(bags)
+                sparse = tf.transpose(tf.concat([ids[name] for name in self.spec.sparse_names], axis=0))
+            return {"dense": dense, "sparse": sparse}
+
+    def encode_frame(self, frame: pl.DataFrame, dropped: Counter[str] | None = None) -> dict[str, npt.NDArray[Any]]:
+        """Encode the rows of a frame: the values of `encode`, several times faster on many rows.
+
+        Distinct values are found in Polars, and only those are keyed and looked up, by the functions of `encode`.
+
+        Args:
+            frame: Number columns with null or NaN where missing, string columns with null or `""`.
+            dropped: Counts, by feature, the values beyond its hotness that were dropped; added to.
+
+        Returns:
+            `dense` and `sparse` as `encode` returns them, as NumPy arrays.
+
+        Raises:
+            DataError: a column is absent or of another type.
+        """
+        dense = np.empty((frame.height, self.spec.n_dense), np.float32)
+        sparse = np.empty((frame.height, self.spec.n_ids), self._id_type.as_numpy_dtype)
+        with tf.device(_DEVICE):
+            for index, number in enumerate(self.spec.dense):
+                values = tf.constant(number_column(frame, number.name)[:, np.newaxis])
+                dense[:, index] = transform_dense([number], self.dense_stats, values).numpy()[:, 0]
+            sources = dict.fromkeys(self._source(f) for f in self.spec.sparse)
+            distinct = {name: self._distinct(frame, name) for name in sources}
+            ids, lengths = self._in_bulk({name: column.values for name, column in distinct.items()})
+        for feature in self.spec.sparse:
+            codes = distinct[self._source(feature)].codes
+            start, stop = self.spec.id_columns[feature.name]
+            for row, column in zip(ids[feature.name].numpy(), range(start, stop), strict=True):
+                sparse[:, column] = row[codes]
+            if dropped is not None and feature.name in lengths:
+                beyond = np.maximum(lengths[feature.name].numpy() - feature.hotness, 0)
+                dropped[feature.name] += int(beyond[codes].sum())
+        return {"dense": dense, "sparse": sparse}
+
+    @property
+    def asset_names(self) -> tuple[str, ...]:
+        """Files that `save` writes, relative to its directory: what travels beside an exported model."""
+        return part_names(len(self.spec.tables))
+
+    def save(self, directory: Path | str) -> None:
+        """Write `encoder.json` and one file per table under `vocabulary/`; `encoder.json` comes last and has checksums.
+
+        Args:
+            directory: Made if it is missing.
+        """
+        save_parts(EncoderParts(self.spec, self.encoding, self.vocabularies, dict(self.dense_stats)), Path(directory))
+
+    @classmethod
+    def load(cls, directory: Path | str) -> FeatureEncoder:
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: a file is missing, damaged, or not the one that was saved with the others.
+        """
+        return cls(*load_parts(Path(directory)))
+
+    def _source(self, feature: SparseFeature) -> str:
+        return self.encoding.features[feature.name].source
+
+    def _bags(self, feature: SparseFeature, values: tf.Tensor) -> _Bags:
+        """Take raw values `[1, n]` apart into bags."""
+        separator = self.encoding.features[feature.name].separator
+        if separator is None:
+            return _Bags(values, None)
+        parts = tf.strings.split(values[0], separator)
+        parts = tf.ragged.boolean_mask(parts, tf.not_equal(parts, ""))
+        return _Bags(tf.transpose(parts.to_tensor("", shape=[None, feature.hotness])), parts.row_lengths())
+
+    @functools.cached_property
+    def _in_bulk(self) -> Callable[[dict[str, tf.Tensor]], tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]]:
+        """Ids, `[hotness, n]` by feature, of raw columns `[1, n]`, and how long bags were; n may differ by column."""
+
+        def encode(columns: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
+            bags = {f.name: self._bags(f, columns[self._source(f)]) for f in self.spec.sparse}
+            lengths = {name: bag.length for name, bag in bags.items() if bag.length is not None}
+            return self._ids(bags, in_bulk=True), lengths
+
+        types = {name: spec.dtype for name, spec in self.raw_signature().items()}
+        sources = dict.fromkeys(self._source(f) for f in self.spec.sparse)
+        signature = {name: tf.TensorSpec([1, None], types[name]) for name in sources}
+        compiled = tf.function(encode, input_signature=[signature])
+        return lambda columns: compiled(columns)  # a tf.function as an attribute would be exported with the model
+
+    def _ids(self, bags: Mapping[str, _Bags], in_bulk: bool = False) -> dict[str, tf.Tensor]:
+        """Return the ids of bags, `[hotness, n]` for each feature; `in_bulk` changes the pace only."""
+        ids = {}
+        for kind, group in self._groups.items():
+            # Few operations, whatever the number of features: all values of one kind lie in one row [1, values], one
+            # feature after another, and are keyed together; those of one table are looked up together.
+            parts = [tf.reshape(bags[name].parts, [1, -1]) for name in group.readers]
+            sizes = tf.stack([tf.size(part) for part in parts])
+            rows = self._rows(group, keys_of(kind, tf.concat(parts, axis=1)), sizes, in_bulk)
+            for name, own in zip(group.readers, tf.split(rows, sizes, axis=1, num=len(parts)), strict=True):
+                ids[name] = own if bags[name].length is None else _padded(own, bags[name])
+        return ids
+
+    def _rows(self, group: _Group, keys: Keys, sizes: tf.Tensor, in_bulk: bool) -> tf.Tensor:
+        """Return the table rows of keys `[1, values]`, `sizes` of them for each reader of the group."""
+        sizes = tf.math.segment_sum(sizes, tf.constant(group.tables_of_readers))  # for each table
+        parts = tf.split(keys.keys, sizes, axis=1, num=len(group.lookups))
+        found = [lookup(part, in_bulk) for lookup, part in zip(group.lookups, parts, strict=True)]
+        rows = tf.concat([tf.cast(own_rows, self._id_type) for own_rows, _ in found], axis=1)
+        known = tf.logical_and(keys.valid, tf.concat([own_known for _, own_known in found], axis=1))
+        codings = [lookup.coding for lookup in group.lookups]
+        oov = tf.repeat(tf.constant([c.oov_row for c in codings], self._id_type), sizes)
+        missing = tf.repeat(tf.constant([c.missing_row for c in codings], self._id_type), sizes)
+        return tf.where(keys.missing, missing, tf.where(known, rows, oov))
+
+    def _distinct(self, frame: pl.DataFrame, source: str) -> _Distinct:
+        if source in self.columns.numbers:
+            values = number_column(frame, source)  # cheaper to key than to tell apart
+            return _Distinct(tf.constant(values[np.newaxis]), np.arange(len(values)))
+        column = string_column(frame, source).alias("value").to_frame().with_row_index("row")
+        groups = column.group_by("value").agg("row")
+        codes = np.empty(frame.height, np.int64)
+        codes[groups["row"].explode().to_numpy()] = np.repeat(np.arange(groups.height), groups["row"].list.len())
+        return _Distinct(tf.expand_dims(string_tensor(groups["value"]), 0), codes)
+
+
+class _Group(NamedTuple):
+    """The tables of one kind of value, and the features that read them, table by table.
+
+    Attributes:
+        lookups: One for each table.
+        readers: Feature names.
+        tables_of_readers: Index in `lookups` of each reader's table; ascending.
+    """
+
+    lookups: list[TableLookup]
+    readers: list[str]
+    tables_of_readers: list[int]
+
+
+class _Bags(NamedTuple):
+    """Bags of one feature.
+
+    Attributes:
+        parts: `[hotness, n]` raw values, `""` after the last of a bag.
+        length: Values each bag had before it was cut to `hotness`, int64 `[n]`; `None` for one value a row.
+    """
+
+    parts: tf.Tensor
+    length: tf.Tensor | None
+
+
+class _Distinct(NamedTuple):
+    """A raw column taken apart: `values`, `[1, n]`, and the index in them of each row's value, `[rows]`."""
+
+    values: tf.Tensor
+    codes: npt.NDArray[np.int64]
+
+
+def _padded(ids: tf.Tensor, bags: _Bags) -> tf.Tensor:
+    """Return ids `[1, hotness * n]` as `[hotness, n]`, padded after the last value of each bag."""
+    hotness = bags.parts.shape[0]
+    # A bag of no values keeps its first id, which is that of a missing value.
+    padding = tf.range(hotness, dtype=tf.int64)[:, tf.newaxis] >= tf.maximum(bags.length, 1)
+    return tf.where(padding, tf.constant(PADDING, ids.dtype), tf.reshape(ids, [hotness, -1]))
+
+
+def _row_vector(raw: Mapping[str, tf.Tensor], name: str, dtype: tf.DType) -> tf.Tensor:
+    """Return a column as `[1, B]`."""
+    if name not in raw:
+        raise DataError(f"`raw` must have the column `{name}`.{did_you_mean(name, raw)}")
+    values = tf.convert_to_tensor(raw[name])
+    if values.dtype != dtype:
+        raise DataError(f"column `{name}` must be {dtype.name}. Received: {values.dtype.name}.")
+    if values.shape.rank not in (1, 2) or values.shape[1:] not in ([], [1]):
+        raise DataError(f"column `{name}` must have the shape [B] or [B, 1]. Received: {values.shape}.")
+    return tf.reshape(values, [1, -1])
+
+
+def _refuse_unless_encodable(feature: SparseFeature, separator: str | None) -> None:
+    if feature.hotness > 1 and separator is None:
+        raise SpecError(
+            f"`hotness` of feature `{feature.name}` must be 1 where its coding has no `separator`. "
+            f"Received: {feature.hotness}."
+        )
+    if feature.weighted:
+        raise SpecError(f"`weighted` of feature `{feature.name}` must be false: raw rows carry no weights of ids.")
+
+
+def _stats_used(spec: FeatureSpec, stats: Mapping[str, DenseStats]) -> dict[str, DenseStats]:
+    used = [f.name for f in spec.dense if f.transform == "standardize"]
+    absent = sorted(set(used) - set(stats))
+    if absent:
+        raise SpecError(f"`dense_stats` must hold every `standardize` feature. Received none for {absent}.")
+    return {name: stats[name] for name in used}
+
+
+def _vocabulary_of(table: TableConfig, encoding: Encoding, vocabularies: Mapping[str, Vocabulary]) -> Vocabulary:
+    coding = encoding.tables[table.name]
+    if coding.kind == "hash":
+        vocabulary = Vocabulary.empty(coding)
+    elif table.name in vocabularies:
+        vocabulary = vocabularies[table.name]
+    else:
+        raise SpecError(f"`vocabularies` must hold table `{table.name}`. Received: {sorted(vocabularies)}.")
+    if table.vocabulary_size < max(vocabulary.rows, table_rows(coding, 0)):
+        raise SpecError(
+            f"`vocabulary_size` of table `{table.name}` must be at least the {vocabulary.rows} rows of its vocabulary. "
+            f"Received: {table.vocabulary_size}."
+        )
+    return vocabulary

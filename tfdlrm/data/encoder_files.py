@@ -1,0 +1,111 @@
+"""The files of an encoder: `encoder.json` with the rules and checksums, one vocabulary file per table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from pydantic import ValidationError
+
+from tfdlrm.data.files import sha256_of, write_atomic
+from tfdlrm.data.transforms import DenseStats
+from tfdlrm.data.vocabulary import Vocabulary
+from tfdlrm.spec.coding import Encoding
+from tfdlrm.spec.errors import DataError, SpecError, explain
+from tfdlrm.spec.features import FeatureSpec, Frozen
+
+ENCODER_FILE = "encoder.json"
+
+
+class EncoderParts(NamedTuple):
+    """What an encoder is made of; see `FeatureEncoder`."""
+
+    spec: FeatureSpec
+    encoding: Encoding
+    vocabularies: dict[str, Vocabulary]
+    dense_stats: dict[str, DenseStats]
+
+
+class _VocabularyFile(Frozen):
+    table: str
+    file: str
+    entries: int
+    rows: int
+    sha256: str
+
+
+class _EncoderFile(Frozen):
+    version: Literal[1] = 1
+    spec: FeatureSpec
+    encoding: Encoding
+    dense_stats: dict[str, DenseStats]
+    vocabularies: tuple[_VocabularyFile, ...]
+
+
+def part_names(tables: int) -> tuple[str, ...]:
+    """Return the files of an encoder of that many tables, relative to its directory."""
+    return (ENCODER_FILE, *(_vocabulary_name(index) for index in range(tables)))
+
+
+def save_parts(parts: EncoderParts, directory: Path) -> None:
+    """Write an encoder's files; `encoder.json`, which has the checksums of the others, last.
+
+    Args:
+        parts: What to write.
+        directory: Made if it is missing.
+    """
+    written = []
+    for index, (table, vocabulary) in enumerate(parts.vocabularies.items()):
+        # Table names may hold what file names may not, so files are numbered.
+        path = directory / _vocabulary_name(index)
+        vocabulary.save(path)
+        written.append(
+            _VocabularyFile(
+                table=table,
+                file=_vocabulary_name(index),
+                entries=len(vocabulary.keys),
+                rows=vocabulary.rows,
+                sha256=sha256_of(path),
+            )
+        )
+    content = _EncoderFile(
+        spec=parts.spec, encoding=parts.encoding, dense_stats=parts.dense_stats, vocabularies=tuple(written)
+    )
+    write_atomic(directory / ENCODER_FILE, content.model_dump_json(indent=1) + "\n")
+
+
+def load_parts(directory: Path) -> EncoderParts:
+    """Read what `save_parts` wrote.
+
+    Raises:
+        DataError: a file is missing, damaged, or not the one that was saved with the others.
+    """
+    path = directory / ENCODER_FILE
+    try:
+        content = _EncoderFile.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}.") from None
+    except ValidationError as error:
+        raise DataError(f"{path}: {explain(error)}") from None
+    except SpecError as error:
+        raise DataError(f"{path}: {error}") from None
+    vocabularies = {entry.table: _load_vocabulary(directory, entry) for entry in content.vocabularies}
+    return EncoderParts(content.spec, content.encoding, vocabularies, content.dense_stats)
+
+
+def _load_vocabulary(directory: Path, entry: _VocabularyFile) -> Vocabulary:
+    path = directory / entry.file
+    try:
+        checksum = sha256_of(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}.") from None
+    if checksum != entry.sha256:
+        raise DataError(
+            f"{path}: must be the vocabulary of table `{entry.table}` that {ENCODER_FILE} was saved with. "
+            f"Received: sha256 {checksum}, expected {entry.sha256}."
+        )
+    return Vocabulary.load(path)
+
+
+def _vocabulary_name(index: int) -> str:
+    return f"vocabulary/{index:05d}.npz"

@@ -1,0 +1,70 @@
+"""Keys to table rows: one table's vocabulary, or its hash, in stock TensorFlow operations."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from tfdlrm.data.keys import hash_rows
+from tfdlrm.data.vocabulary import Vocabulary
+from tfdlrm.spec.coding import TableCoding
+
+_LAST_KEY = np.iinfo(np.int64).max
+_LARGE = 1 << 15  # entries whose keys fill a quarter of a megabyte, more than a first-level cache holds
+
+
+class TableLookup(tf.Module):
+    """The rows of one table's keys, by binary search in sorted keys, or by hash.
+
+    Args:
+        coding: The table's coding rules.
+        vocabulary: Its vocabulary; empty where the table hashes.
+    """
+
+    def __init__(self, coding: TableCoding, vocabulary: Vocabulary) -> None:
+        super().__init__(name="table_lookup")
+        self.coding = coding
+        self._table_rows = vocabulary.rows
+        # One entry more, at the largest possible key, so that every search ends at an entry. Its row is that of
+        # unknown values, which is right for the one key it matches.
+        keys = np.append(vocabulary.keys, _LAST_KEY)
+        ids = np.append(vocabulary.ids, np.array(coding.oov_row, vocabulary.ids.dtype))
+        self._place_type = tf.int64 if len(keys) >= 2**31 else tf.int32
+        # Integers would be placed on a GPU, but keys come from strings, and those live on the CPU.
+        with tf.device("/CPU:0"):
+            self._keys = tf.Variable(keys, trainable=False, name="keys")
+            self._ids = tf.Variable(ids, trainable=False, name="ids")
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The vocabulary, read back from the variables that hold it."""
+        return Vocabulary(self._keys.numpy()[:-1], self._ids.numpy()[:-1], self._table_rows)
+
+    def __call__(self, keys: tf.Tensor, in_bulk: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
+        """Look keys up.
+
+        Args:
+            keys: int64 `[1, n]`.
+            in_bulk: Whether to sort the keys of a large table first. Neighbouring searches then touch the same memory,
+                which for tens of thousands of keys takes a third of the time.
+
+        Returns:
+            int32 or int64 rows `[1, n]`, and whether the table has a row for the key: where not, the row means nothing.
+        """
+        if self.coding.buckets is not None:
+            rows = self.coding.first_id + hash_rows(keys, self.coding.buckets)
+            return tf.cast(rows, self._ids.dtype), tf.ones_like(keys, tf.bool)
+        if not in_bulk or self._keys.shape[0] < _LARGE:
+            return self._search(keys)
+        order = tf.argsort(keys[0])
+        back = tf.math.invert_permutation(order)
+        rows, known = self._search(tf.gather(keys, order, axis=1))
+        return tf.gather(rows, back, axis=1), tf.gather(known, back, axis=1)
+
+    def _search(self, keys: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        # Read whole, which copies nothing. A gather straight from a variable makes TensorFlow expect sparse writes,
+        # and from then on copy all of it for every reader.
+        own_keys, ids = tf.convert_to_tensor(self._keys), tf.convert_to_tensor(self._ids)
+        # The operation inside tf.searchsorted, which adds ten of reshaping to it for each table.
+        place = tf.raw_ops.LowerBound(sorted_inputs=tf.expand_dims(own_keys, 0), values=keys, out_type=self._place_type)
+        return tf.gather(ids, place), tf.equal(tf.gather(own_keys, place), keys)

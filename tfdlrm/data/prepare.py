@@ -1,0 +1,234 @@
+"""Raw files to a prepared directory: count, learn the vocabulary of training rows, encode, pack."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from tfdlrm.data.columns import raw_columns
+from tfdlrm.data.encoder import FeatureEncoder
+from tfdlrm.data.manifest import MANIFEST, Manifest, SplitInfo
+from tfdlrm.data.packed import PackedWriter
+from tfdlrm.data.raw_blocks import CHUNK_BYTES, expand_path
+from tfdlrm.data.reader import RawReader
+from tfdlrm.data.recipe import difference, recipe_of
+from tfdlrm.data.row_statistics import RowStatistics, summarize
+from tfdlrm.data.splits import SPLIT_NAMES, TRAIN, SplitPlan, read_times
+from tfdlrm.data.staging import staged_directory
+from tfdlrm.data.transforms import DenseStats
+from tfdlrm.data.vocabulary import Vocabulary, VocabularyBuilder
+from tfdlrm.spec.config import DataConfig
+from tfdlrm.spec.derive import encoding_of, spec_of
+from tfdlrm.spec.errors import ConfigError, DataError
+
+BAD_ROWS_FILE = "bad_rows.tsv"
+Progress = Callable[[str, int], Callable[[int], None]]
+"""Told the name of a phase and its rows (0 where not known yet); returns what is called with rows just done."""
+
+
+def silent(phase: str, rows: int) -> Callable[[int], None]:
+    """Report no progress."""
+    return lambda rows: None
+
+
+def prepare(
+    data: DataConfig,
+    raw: Sequence[str | Path],
+    directory: str | Path,
+    embedding_dim: int,
+    *,
+    overwrite: bool = False,
+    progress: Progress = silent,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> Manifest:
+    """Turn raw files into packed records of ids, or find that this was done before.
+
+    `directory` gets `manifest.json`, the encoder's files, the shards of each split, and `bad_rows.tsv` if rows were
+    set aside. It appears when all of it is complete. Memory is bounded by the chunk and by the number of distinct
+    values, not by the number of rows.
+
+    Args:
+        data: How rows lie in the files, how they are coded and split.
+        raw: Raw files in order. `data.raw` is not looked at.
+        directory: Where to. If it holds what the same settings made of the same files, that is returned.
+        embedding_dim: Width of the tables in the manifest's spec; prepared rows do not depend on it.
+        overwrite: Replace data that another recipe made, instead of refusing. Defaults to `False`.
+        progress: Called with the name of each phase (`"count"`, `"time"`, `"vocabulary"`, `"encode"`) and its rows.
+        chunk_bytes: Bytes of raw text held at a time. Defaults to 16 MiB.
+
+    Returns:
+        The manifest. Its `statistics` hold rows and click rate of each split, shares of missing, rare and unseen
+        values, values dropped from bags, vocabulary sizes, training ids in `rare_row`, bad rows by reason, seconds.
+
+    Raises:
+        DataError: raw data are missing or malformed, or an earlier result is damaged.
+        ConfigError: a column is not there, no row would train, or `directory` holds something else.
+    """
+    directory = Path(directory)
+    done = None if overwrite else _done_before(data, raw, directory)
+    if done is not None:
+        return done.model_copy(update={"spec": done.spec.with_embedding_dim(embedding_dim)})
+    _refuse_foreign(directory)
+    work = _Work(data, raw, progress, chunk_bytes)
+    with staged_directory(directory) as temporary:
+        manifest = work.run(temporary, embedding_dim)
+        manifest.save(temporary)
+    return manifest
+
+
+def _done_before(data: DataConfig, raw: Sequence[str | Path], directory: Path) -> Manifest | None:
+    """Return the manifest that `directory` holds, if it is of these settings and files."""
+    if not _is_prepared(directory):
+        return None
+    manifest = Manifest.load(directory)
+    changed = difference(manifest.recipe, data, [expand_path(path) for path in raw])
+    if changed:
+        raise ConfigError(f"{directory}: prepared by another recipe: {changed}. Choose another directory or overwrite.")
+    manifest.check(directory)
+    return manifest
+
+
+def _is_prepared(directory: Path) -> bool:
+    return (directory / MANIFEST).exists()
+
+
+def _refuse_foreign(directory: Path) -> None:
+    """Raise unless `directory` is absent, empty or holds prepared data: nothing else may be replaced."""
+    if directory.exists() and not _is_prepared(directory) and (directory.is_file() or any(directory.iterdir())):
+        raise ConfigError(f"{directory}: must be empty or hold prepared data. Received: something else.")
+
+
+class _Work:
+    """One run of `prepare`: every phase is a pass over the raw files."""
+
+    def __init__(self, data: DataConfig, raw: Sequence[str | Path], progress: Progress, chunk_bytes: int) -> None:
+        self._data = data
+        self._raw = raw
+        self._progress = progress
+        self._chunk_bytes = chunk_bytes
+        self._encoding = encoding_of(data)
+        self._table_of = {c.name: c.table or c.name for c in data.sparse}
+        self._seconds: dict[str, float] = {}
+
+    def run(self, directory: Path, embedding_dim: int) -> Manifest:
+        """Write everything but the manifest into `directory` and return what it must say."""
+        data, encoding = self._data, self._encoding
+        columns = raw_columns(encoding, self._table_of, [c.name for c in data.dense])
+        reader = self._reader(
+            dense=columns.numbers,
+            strings=columns.strings,
+            hex_columns=self._hex_columns(),
+            extra=[data.split.key] if data.split.by == "hash" and data.split.key else [],
+            bad_rows_file=directory / BAD_ROWS_FILE,
+        )
+        with self._phase("count", 0) as done:
+            files = reader.survey(done)
+        rows = sum(reader.count())
+        plan = self._plan(reader.count(), rows)
+        vocabularies, stats = self._learn(reader, plan, rows)
+        spec = spec_of(data, {name: v.rows for name, v in vocabularies.items()}, embedding_dim)
+        encoder = FeatureEncoder(spec, encoding, vocabularies, stats)
+        encoder.save(directory)
+        splits, statistics = self._encode(reader, plan, rows, encoder, directory)
+        for file in files:
+            stat = file.path.stat()
+            if (stat.st_size, stat.st_mtime_ns) != (file.size, file.mtime_ns):
+                raise DataError(f"{file.path}: changed while it was read.")
+        return Manifest(
+            spec=spec,
+            encoding=encoding,
+            recipe=recipe_of(data, files),
+            splits=splits,
+            has_sample_weight=data.format.weight is not None,
+            statistics={**statistics, "seconds": self._seconds},
+        )
+
+    def _plan(self, rows_per_file: Sequence[int], rows: int) -> SplitPlan:
+        split, column = self._data.split, self._data.format.time
+        if split.by != "time":
+            return SplitPlan.make(split, rows_per_file)
+        if column is None:
+            raise ConfigError('`data.format.time` must name a column where split.by = "time".')
+        with self._phase("time", rows) as done:
+            times = read_times(self._reader(extra=[column]), column, done)
+            return SplitPlan.make(split, rows_per_file, times)
+
+    def _learn(
+        self, reader: RawReader, plan: SplitPlan, rows: int
+    ) -> tuple[dict[str, Vocabulary], dict[str, DenseStats]]:
+        standardize = [c.name for c in self._data.dense if c.transform == "standardize"]
+        builder = VocabularyBuilder(self._encoding, self._table_of, standardize)
+        if standardize or any(coding.kind == "vocabulary" for coding in self._encoding.tables.values()):
+            with self._phase("vocabulary", rows) as done:
+                for chunk in reader:
+                    builder.add(chunk.frame.filter(pl.Series(plan.codes(chunk) == TRAIN)))
+                    done(chunk.read)
+        return builder.build()
+
+    def _encode(
+        self, reader: RawReader, plan: SplitPlan, rows: int, encoder: FeatureEncoder, directory: Path
+    ) -> tuple[dict[str, SplitInfo], dict[str, Any]]:
+        data, spec = self._data, encoder.spec
+        weighted = data.format.weight is not None
+        dropped: Counter[str] = Counter()
+        counts = {name: RowStatistics(spec, encoder.encoding) for name in SPLIT_NAMES}
+        with self._phase("encode", rows) as done, ExitStack() as stack:
+            writers = {
+                name: stack.enter_context(
+                    PackedWriter(directory, name, spec, data.rows_per_block, data.rows_per_shard, weighted)
+                )
+                for name in SPLIT_NAMES
+            }
+            for chunk in reader:
+                batch, codes = encoder.encode_frame(chunk.frame, dropped), plan.codes(chunk)
+                for code, name in enumerate(SPLIT_NAMES):
+                    here = np.flatnonzero(codes == code)
+                    frame, dense, sparse = chunk.frame[here], batch["dense"][here], batch["sparse"][here]
+                    weight = frame["weight"].to_numpy() if weighted else None
+                    writers[name].add(dense, sparse, frame["label"].to_numpy(), sample_weight=weight)
+                    counts[name].add(frame, sparse)
+                done(chunk.read)
+            splits = {name: writer.close() for name, writer in writers.items()}
+        if not splits[SPLIT_NAMES[TRAIN]].rows:
+            raise DataError("no row is left to train on: all of its split are bad, or `split` puts none there.")
+        statistics = {
+            **summarize(counts),
+            "vocabulary_sizes": {table.name: table.vocabulary_size for table in spec.tables},
+            "dropped_values": {c.name: dropped[c.name] for c in data.sparse if c.separator is not None},
+            "bad_rows": dict(reader.bad.counts),
+        }
+        return splits, statistics
+
+    def _reader(self, extra: Sequence[str] = (), **options: Any) -> RawReader:
+        """Return a reader of the raw files; whatever it is for, a row without a time is bad where time splits."""
+        data = self._data
+        times = [data.format.time] if data.split.by == "time" and data.format.time is not None else []
+        return RawReader(
+            data.format,
+            self._raw,
+            extra=list(dict.fromkeys([*extra, *times])),
+            required=times,
+            max_bad_share=data.max_bad_share,
+            chunk_bytes=self._chunk_bytes,
+            **options,
+        )
+
+    def _hex_columns(self) -> dict[str, str | None]:
+        """Return the raw columns that must hold hexadecimal keys, with the separator of their bags."""
+        features = self._encoding.features.items()
+        hexadecimal = [c for name, c in features if self._encoding.tables[self._table_of[name]].value == "hex"]
+        # Where features read one column both as a bag and as a single value, the stricter reading counts.
+        return {c.source: c.separator for c in sorted(hexadecimal, key=lambda c: c.separator is None)}
+
+    @contextmanager
+    def _phase(self, name: str, rows: int) -> Iterator[Callable[[int], None]]:
+        start = time.perf_counter()
+        yield self._progress(name, rows)
+        self._seconds[name] = round(time.perf_counter() - start, 3)

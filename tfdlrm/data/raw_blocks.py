@@ -1,0 +1,177 @@
+"""Raw files as blocks of whole lines: plain or gzip, in bounded memory, never silently short."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from tfdlrm.spec.errors import ConfigError, DataError
+
+CHUNK_BYTES = 16 << 20
+_GZIP_MAGIC = b"\x1f\x8b"
+_BOM = b"\xef\xbb\xbf"
+_LONGEST_LINE = 64 << 20
+_VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
+
+
+class _Digest(Protocol):
+    def update(self, data: bytes, /) -> None: ...
+
+
+@dataclass(frozen=True)
+class RawFile:
+    """What one pass over a raw file tells.
+
+    Attributes:
+        path: The file.
+        rows: Lines, a header not counted.
+        size: Bytes on disk.
+        mtime_ns: Time of the last change, in nanoseconds.
+        sha256: Of the bytes on disk, 64 hexadecimal digits.
+    """
+
+    path: Path
+    rows: int
+    size: int
+    mtime_ns: int
+    sha256: str
+
+
+def expand_path(text: str | Path) -> Path:
+    """Return `text` as a path with `$NAME`, `${NAME}` and a leading `~` replaced.
+
+    Raises:
+        ConfigError: a variable is not set.
+
+    Example:
+        >>> os.environ["CRITEO"] = "/data/criteo"
+        >>> str(expand_path("$CRITEO/train.txt"))
+        '/data/criteo/train.txt'
+    """
+    for match in _VARIABLE.finditer(str(text)):
+        name = match[1] or match[2]
+        if name not in os.environ:
+            raise ConfigError(f"{text}: environment variable `{name}` is not set.")
+    return Path(os.path.expandvars(str(text))).expanduser()
+
+
+def read_pieces(path: Path, size: int = 1 << 20, digest: _Digest | None = None) -> Iterator[bytes]:
+    """Yield the content of a file in order; gzip is told by its first bytes and unpacked.
+
+    A gzip file may hold several members. One that was cut exactly between two members cannot be told from a
+    whole one: nothing in the format says how many there are.
+
+    Args:
+        path: File.
+        size: Most bytes a piece holds.
+        digest: Fed with the bytes on disk.
+
+    Raises:
+        DataError: the file cannot be read, is no gzip file though named so, or its gzip data is cut or corrupt.
+    """
+    try:
+        with open(path, "rb") as file:
+            start = file.peek(len(_GZIP_MAGIC))
+            pieces = iter(lambda: file.read(size), b"")
+            if digest is not None:
+                pieces = _digested(pieces, digest)
+            if start.startswith(_GZIP_MAGIC):
+                yield from _unpack(path, pieces, size)
+            elif start and path.suffix == ".gz":
+                raise DataError(f"{path}: not a gzip file.")
+            else:
+                yield from pieces
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}.") from None
+
+
+def read_blocks(path: Path, chunk_bytes: int = CHUNK_BYTES, digest: _Digest | None = None) -> Iterator[bytes]:
+    r"""Yield blocks of whole lines, each ending with `\n`; a byte order mark and the `\r` of CRLF are gone.
+
+    Args:
+        path: Plain or gzip file.
+        chunk_bytes: Bytes read at a time; a block is as long, give or take a line.
+        digest: Fed with the bytes on disk.
+
+    Raises:
+        DataError: as in `read_pieces`, or a line is longer than 64 MiB.
+    """
+    rest, first = b"", True
+    for piece in itertools.chain(read_pieces(path, chunk_bytes, digest), [None]):
+        if piece is None:
+            block, rest = rest, b""
+        else:
+            cut = piece.rfind(b"\n") + 1
+            block, rest = (rest + piece[:cut], piece[cut:]) if cut else (b"", rest + piece)
+        if len(rest) > _LONGEST_LINE:
+            raise DataError(f"{path}: a line is longer than {_LONGEST_LINE} bytes.")
+        if first and block:
+            block, first = block.removeprefix(_BOM), False
+        if not block:
+            continue
+        if not block.endswith(b"\n"):
+            block += b"\n"
+        if b"\r" in block:
+            block = block.replace(b"\r\n", b"\n")
+        yield block
+
+
+def survey(
+    path: Path,
+    header: bool = False,
+    chunk_bytes: int = CHUNK_BYTES,
+    progress: Callable[[int], None] = lambda rows: None,
+) -> RawFile:
+    """Read a file once and return its number of rows and what tells whether it has changed.
+
+    Args:
+        path: Plain or gzip file.
+        header: Whether the first line is a header.
+        chunk_bytes: Bytes read at a time.
+        progress: Called with the number of rows just counted.
+
+    Raises:
+        DataError: as in `read_blocks`, or there are no rows.
+    """
+    digest = hashlib.sha256()
+    rows = -int(header)
+    for block in read_blocks(path, chunk_bytes, digest):
+        lines = block.count(b"\n")
+        progress(lines)
+        rows += lines
+    if rows < 1:
+        raise DataError(f"{path}: no rows.")
+    stat = path.stat()
+    return RawFile(path, rows, stat.st_size, stat.st_mtime_ns, digest.hexdigest())
+
+
+def _digested(pieces: Iterator[bytes], digest: _Digest) -> Iterator[bytes]:
+    for piece in pieces:
+        digest.update(piece)
+        yield piece
+
+
+def _unpack(path: Path, pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
+    decoder, inside = zlib.decompressobj(wbits=31), False
+    for piece in pieces:
+        while piece := piece if inside else piece.lstrip(b"\0"):  # zeros may pad the space after a member
+            inside = True
+            try:
+                content = decoder.decompress(piece, size)
+            except zlib.error:
+                raise DataError(f"{path}: corrupt gzip data.") from None
+            if content:
+                yield content
+            piece = decoder.unconsumed_tail
+            if decoder.eof:
+                piece = decoder.unused_data
+                decoder, inside = zlib.decompressobj(wbits=31), False
+    if inside:
+        raise DataError(f"{path}: gzip data is cut short.")

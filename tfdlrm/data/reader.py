@@ -1,0 +1,248 @@
+"""Raw rows from files, streamed in bounded memory: Criteo's format or any delimited text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from tfdlrm.data.bad_rows import BadRows, Problem
+from tfdlrm.data.fields import Layout, Lines, split_line
+from tfdlrm.data.raw_blocks import CHUNK_BYTES, RawFile, expand_path, read_blocks, survey
+from tfdlrm.data.row_parser import (
+    Check,
+    RowParser,
+    filled,
+    finite,
+    hexadecimal,
+    label_check,
+    label_is_number,
+    label_value,
+    number,
+    readable,
+    sample_weight,
+    text,
+)
+from tfdlrm.data.side_tables import SideFile, check_header
+from tfdlrm.spec.errors import ConfigError, DataError, did_you_mean
+from tfdlrm.spec.raw import RawFormat
+
+
+@dataclass(frozen=True)
+class RawChunk:
+    """Good rows of one block, in file order.
+
+    Attributes:
+        frame: Columns `label` (Float32, 0 or 1), `weight` (Float32, if the format names one), each dense column
+            (Float64, null where missing), each string column (String, `""` where missing), each extra column as
+            `extra:<name>` (String).
+        rows: int64 `[frame.height]`, number of each row over all files from 0; headers are not counted, bad rows are.
+        read: Rows read for this chunk, the bad ones included.
+    """
+
+    frame: pl.DataFrame
+    rows: npt.NDArray[np.int64]
+    read: int
+
+
+class RawReader:
+    """Streams raw rows; iterate it as often as needed, every pass yields the same chunks.
+
+    Args:
+        format: How rows lie in the files.
+        paths: Files in order, plain or gzip; environment variables are expanded.
+        dense: Raw columns read as numbers.
+        strings: Raw columns read as text.
+        hex_columns: Those of `strings` that hold hexadecimal keys, with the separator of a bag or `None`.
+        extra: Raw columns to carry along as text under `extra:<name>`: a split key, a time.
+        required: Those of `extra` that must not be empty.
+        max_bad_share: Largest share of rows that may be bad. Defaults to 0: the first bad row raises.
+        bad_rows_file: Where bad rows are set aside; see `BadRows`.
+        chunk_bytes: Bytes of text per chunk. Defaults to 16 MiB, some 70,000 rows of Criteo.
+
+    Attributes:
+        bad: The bad rows of the last pass.
+        names: Column names in file order.
+
+    Raises:
+        DataError: a file is missing, unreadable or has no rows, or its header does not fit.
+        ConfigError: a column is not in the files, or is asked for in two ways that exclude each other.
+
+    Example:
+        >>> reader = RawReader(CRITEO_FORMAT, ["$CRITEO/train.txt"], dense=["I1"], strings=["C1"])
+        >>> clicks = sum(chunk.frame["label"].sum() for chunk in reader)
+    """
+
+    def __init__(
+        self,
+        format: RawFormat,
+        paths: Sequence[str | Path],
+        dense: Sequence[str] = (),
+        strings: Sequence[str] = (),
+        *,
+        hex_columns: Mapping[str, str | None] | None = None,
+        extra: Sequence[str] = (),
+        required: Collection[str] = (),
+        max_bad_share: float = 0.0,
+        bad_rows_file: Path | None = None,
+        chunk_bytes: int = CHUNK_BYTES,
+    ) -> None:
+        if not paths:
+            raise ConfigError("`raw` must name at least one file. Received: none.")
+        for name, character in (("delimiter", format.delimiter), ("quote", format.quote)):
+            if character is not None and (not character.isascii() or character in "\r\n\0"):
+                raise ConfigError(
+                    f"`{name}` must be an ASCII character other than a line end. Received: {character!r}."
+                )
+        self.paths = [expand_path(path) for path in paths]
+        self.bad = BadRows()
+        self._files: list[RawFile] | None = None
+        self._format = format
+        self._max_bad_share = max_bad_share
+        self._bad_rows_file = bad_rows_file
+        self._chunk_bytes = chunk_bytes
+        # Every file is opened now, so that a missing one is not found out hours later.
+        headers = [self._first_line(path) for path in self.paths]
+        self.names = self._names(headers)
+        self._plan(dense, strings, hex_columns or {}, extra, required)
+
+    def survey(self, progress: Callable[[int], None] = lambda rows: None) -> list[RawFile]:
+        """Return rows, size and checksum of each file; found in a pass of its own and kept.
+
+        Args:
+            progress: Called with the number of rows just counted.
+
+        Raises:
+            DataError: a file is cut short or has no rows.
+        """
+        if self._files is None:
+            header = self._format.header
+            self._files = [survey(path, header, self._chunk_bytes, progress) for path in self.paths]
+        return self._files
+
+    def count(self) -> list[int]:
+        """Return the number of rows of each file, bad ones included."""
+        return [file.rows for file in self.survey()]
+
+    def locate(self, row: int) -> str:
+        """Return `file:line` of a row by its number over all files."""
+        for file in self.survey():
+            if row < file.rows:
+                return f"{file.path}:{row + 1 + int(self._format.header)}"
+            row -= file.rows
+        raise IndexError(row)
+
+    def __iter__(self) -> Iterator[RawChunk]:
+        """Yield the chunks of one pass.
+
+        Raises:
+            DataError: a row is bad and one too many, or a file is cut short; the message says where.
+        """
+        self.bad = bad = BadRows(self._bad_limit, self._bad_rows_file)
+        first_row = 0
+        with bad.open():
+            for path in self.paths:
+                line = 1 + int(self._format.header)
+                for lines in self._body(path):
+                    yield self._chunk(path, lines, line, first_row, bad)
+                    line += len(lines)
+                    first_row += len(lines)
+                if line == 1 + int(self._format.header):
+                    raise DataError(f"{path}: no rows.")
+
+    def _chunk(self, path: Path, lines: Lines, line: int, first_row: int, bad: BadRows) -> RawChunk:
+        parsed = self._parser.parse(lines)
+        for index in sorted(parsed.problems):
+            bad.add(path, line + index, parsed.problems[index], lines[index])
+        frame = parsed.frame
+        for side in self._sides:
+            frame = side.join(frame)
+        return RawChunk(frame.select(self._output), first_row + np.flatnonzero(parsed.good), len(lines))
+
+    def _bad_limit(self) -> int:
+        return math.floor(self._max_bad_share * sum(self.count())) if self._max_bad_share else 0
+
+    def _body(self, path: Path) -> Iterator[Lines]:
+        header = self._format.header
+        for block in read_blocks(path, self._chunk_bytes):
+            body = block[block.index(b"\n") + 1 :] if header else block
+            header = False
+            if body:
+                yield Lines(body)
+
+    def _first_line(self, path: Path) -> bytes:
+        for block in read_blocks(path, 1 << 16):
+            return block[: block.index(b"\n")]
+        raise DataError(f"{path}: no rows.")
+
+    def _names(self, first_lines: Sequence[bytes]) -> tuple[str, ...]:
+        names = self._format.columns
+        if not self._format.header:
+            return names
+        for path, line in zip(self.paths, first_lines, strict=True):
+            try:
+                found = tuple(split_line(line, self._format.delimiter, self._format.quote))
+            except UnicodeDecodeError:
+                raise DataError(f"{path}:1: {Problem('not UTF-8 text')}") from None
+            check_header(path, found, names)
+            names = found
+        return names
+
+    def _plan(
+        self,
+        dense: Sequence[str],
+        strings: Sequence[str],
+        hex_columns: Mapping[str, str | None],
+        extra: Sequence[str],
+        required: Collection[str],
+    ) -> None:
+        """Decide which column is read from where and as what, and what the output holds."""
+        rule, weight = self._format.label_rule, self._format.weight
+        special = {"label": rule.column, "weight": weight} if weight else {"label": rule.column}
+        for name in (*dense, *strings):
+            if name in special:
+                raise ConfigError(f"a feature must not read column `{name}`: the name stands for the {name} of a row.")
+            if name in dense and name in strings:
+                raise ConfigError(f"column `{name}` must not be read both as a number and as text.")
+        sides = [SideFile(table) for table in self._format.side_tables]
+        keys = [table.key for table in self._format.side_tables]
+        numbers = [*dense, *([rule.column] if label_is_number(rule) else []), *([weight] if weight else [])]
+        texts = [*strings, *extra, *keys, *([] if label_is_number(rule) else [rule.column])]
+        origin = {name: self._origin(name, sides, keys) for name in (*numbers, *texts)}
+        for what, column in special.items():
+            if origin[column] is not None:
+                raise ConfigError(f"`{what}` must be a column of the raw rows. Received: `{column}` of a side table.")
+
+        checks: list[Check] = [label_check(rule), *([sample_weight(weight)] if weight else [])]
+        checks += [check(name) for name in dense if origin[name] is None for check in (readable, finite)]
+        checks += [hexadecimal(name, sep) for name, sep in hex_columns.items() if origin[name] is None]
+        checks += [filled(name) for name in required if origin[name] is None]
+        order = {name: i for i, name in enumerate(special.values())}
+        checks.sort(key=lambda c: order.get(c.column, len(order) + self.names.index(c.column)))
+        layout = Layout(self.names, self._format.delimiter, self._format.quote)
+        here = {name for name, side in origin.items() if side is None}
+        self._parser = RowParser(layout, here & set(numbers), here & set(texts), checks)
+        for i, side in enumerate(sides):
+            there = {name for name, source in origin.items() if source == i}
+            side.load(sorted(there & set(numbers)), sorted(there & set(texts)), hex_columns)
+        self._sides = sides
+        self._output = [label_value(rule).alias("label")]
+        self._output += [number(weight).cast(pl.Float32).alias("weight")] if weight else []
+        self._output += [number(name).alias(name) for name in dense] + [text(name).alias(name) for name in strings]
+        self._output += [text(name).alias(f"extra:{name}") for name in extra]
+
+    def _origin(self, name: str, sides: Sequence[SideFile], keys: Sequence[str]) -> int | None:
+        """Return the side table that provides a column, `None` for the raw rows."""
+        found: list[int | None] = [None] if name in self.names else []
+        found += [i for i, side in enumerate(sides) if name in side.provides and not (found and name in keys)]
+        if not found:
+            known = [*self.names, *(n for side in sides for n in side.provides)]
+            raise ConfigError(f"{self.paths[0]}: no column `{name}`.{did_you_mean(name, known)}")
+        if len(found) > 1:
+            raise ConfigError(f"column `{name}` must be in one place only, the raw rows or a side table.")
+        return found[0]

@@ -1,0 +1,92 @@
+"""What prepared data were made from, written into their manifest, so that the same is not made twice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tfdlrm.data.files import sha256_of
+from tfdlrm.data.raw_blocks import RawFile, expand_path
+from tfdlrm.spec.config import DataConfig
+from tfdlrm.spec.errors import DataError
+
+_SETTINGS = {"format", "dense", "sparse", "coding", "split", "max_bad_share", "rows_per_block", "rows_per_shard"}
+
+
+def recipe_of(data: DataConfig, files: Sequence[RawFile]) -> dict[str, Any]:
+    """Return the recipe of prepared data, ready for JSON: settings, raw files and side tables.
+
+    Args:
+        data: The configuration; what does not change the prepared rows is left out.
+        files: The raw files as they were read.
+    """
+    raw = [{**_identity(f.path), "rows": f.rows, "sha256": f.sha256} for f in files]
+    sides = [expand_path(table.file) for table in data.format.side_tables]
+    return {
+        "settings": _settings(data),
+        "raw": raw,
+        "side_tables": [{**_identity(path), "sha256": sha256_of(path)} for path in sides],
+    }
+
+
+def difference(recipe: Mapping[str, Any], data: DataConfig, paths: Sequence[Path]) -> str | None:
+    """Say in words how a recipe differs from a configuration and raw files; `None` where it does not.
+
+    A file is the same if path, size and time of change are, or else its content is: it may have been moved.
+
+    Args:
+        recipe: What `recipe_of` returned, through JSON.
+        data: The configuration wanted.
+        paths: The raw files wanted.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    if not recipe.keys() >= {"settings", "raw", "side_tables"}:
+        return "one that does not say what was read"
+    changed = _first_change("data", recipe["settings"], _settings(data))
+    sides = [expand_path(table.file) for table in data.format.side_tables]
+    return (
+        changed
+        or _changed_file("raw", recipe["raw"], paths)
+        or _changed_file("side table", recipe["side_tables"], sides)
+    )
+
+
+def _settings(data: DataConfig) -> dict[str, Any]:
+    settings = data.model_dump(mode="json", include=_SETTINGS)
+    for table in settings["format"]["side_tables"]:
+        del table["file"]  # its content counts, not its place
+    return settings
+
+
+def _identity(path: Path) -> dict[str, Any]:
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}.") from None
+    return {"path": str(path.resolve()), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+
+
+def _changed_file(kind: str, recorded: Sequence[Mapping[str, Any]], paths: Sequence[Path]) -> str | None:
+    if len(recorded) != len(paths):
+        return f"{len(recorded)} {kind} files, now {len(paths)}"
+    for old, path in zip(recorded, paths, strict=True):
+        new = _identity(path)
+        if new != {key: old[key] for key in new} and (new["size"] != old["size"] or sha256_of(path) != old["sha256"]):
+            return f"{kind} file {old['path']}, now {path} with another content"
+    return None
+
+
+def _first_change(name: str, old: Any, new: Any) -> str | None:
+    """Say which setting is the first to differ, as deep inside as it can be named."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        parts = [(f"{name}.{key}", old.get(key), new.get(key)) for key in {**old, **new}]
+    elif isinstance(old, list) and isinstance(new, list) and (any(isinstance(x, dict) for x in old + new)):
+        if len(old) != len(new):
+            return f"`{name}` of {len(old)} entries, now {len(new)}"
+        parts = [(f"{name}[{i}]", *pair) for i, pair in enumerate(zip(old, new, strict=True))]
+    else:
+        return None if old == new else f"`{name}` {old!r}, now {new!r}"
+    return next((change for part in parts if (change := _first_change(*part))), None)

@@ -1,0 +1,89 @@
+"""What prepared rows are like: click rates, and how much is missing, rare or unseen in each split."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from tfdlrm.data.encoder import PADDING
+from tfdlrm.data.splits import SPLIT_NAMES
+from tfdlrm.spec.coding import Encoding
+from tfdlrm.spec.features import FeatureSpec
+
+
+class RowStatistics:
+    """Counts over the rows of one split.
+
+    Args:
+        spec: The features.
+        encoding: Their coding.
+
+    Attributes:
+        rows: Rows added.
+        clicks: Sum of their labels.
+    """
+
+    def __init__(self, spec: FeatureSpec, encoding: Encoding) -> None:
+        self.rows = 0
+        self.clicks = 0.0
+        self._spec = spec
+        self._codings = {f.name: encoding.tables[f.table] for f in spec.sparse}
+        self._missing = dict.fromkeys(spec.dense_names, 0)
+        self._ids = {name: {"all": 0, "missing": 0, "rare": 0, "unseen": 0} for name in spec.sparse_names}
+
+    def add(self, frame: pl.DataFrame, sparse: npt.NDArray[Any]) -> None:
+        """Count rows.
+
+        Args:
+            frame: Raw rows: `label` and the dense columns.
+            sparse: Their ids, `[rows, n_ids]`.
+        """
+        self.rows += frame.height
+        self.clicks += float(frame["label"].sum())
+        for name in self._missing:
+            self._missing[name] += frame[name].null_count()
+        for name, counts in self._ids.items():
+            start, stop = self._spec.id_columns[name]
+            ids, coding = sparse[:, start:stop], self._codings[name]
+            counts["all"] += ids.size if stop == start + 1 else int(np.count_nonzero(ids != PADDING))
+            counts["missing"] += int(np.count_nonzero(ids == coding.missing_row))
+            counts["rare"] += int(np.count_nonzero(ids == coding.rare_row))
+            counts["unseen"] += int(np.count_nonzero(ids == coding.oov_row))
+
+    @property
+    def rare_of_tables(self) -> dict[str, int]:
+        """How many ids of each table are its `rare_row`."""
+        totals = {table.name: 0 for table in self._spec.tables}
+        for feature in self._spec.sparse:
+            totals[feature.table] += self._ids[feature.name]["rare"]
+        return totals
+
+    def shares(self) -> dict[str, dict[str, float]]:
+        """Return what share of each feature's values is missing, rare or unseen.
+
+        Dense features have `missing` only. Where a coding puts rare and unseen values in one row they cannot be told
+        apart and are counted together as `rare_or_unseen`.
+        """
+        shares = {name: {"missing": count / max(self.rows, 1)} for name, count in self._missing.items()}
+        for name, counts in self._ids.items():
+            coding, total = self._codings[name], max(counts["all"], 1)
+            shares[name] = {"missing": counts["missing"] / total}
+            if coding.kind == "vocabulary" and coding.rare_row == coding.oov_row:
+                shares[name]["rare_or_unseen"] = counts["rare"] / total
+            elif coding.kind == "vocabulary":
+                shares[name] |= {"rare": counts["rare"] / total, "unseen": counts["unseen"] / total}
+        return shares
+
+
+def summarize(splits: dict[str, RowStatistics]) -> dict[str, Any]:
+    """Return the statistics of all splits, ready for JSON."""
+    train = splits[SPLIT_NAMES[0]]
+    return {
+        "rows": {name: split.rows for name, split in splits.items()},
+        "click_rate": {name: split.clicks / split.rows if split.rows else None for name, split in splits.items()},
+        "shares": {name: split.shares() for name, split in splits.items() if split.rows},
+        "rare_in_training": train.rare_of_tables,
+    }

@@ -1,0 +1,78 @@
+"""Dense features: their statistics over training rows and the one transform from raw number to model input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from pydantic import Field
+
+from tfdlrm.spec.features import DenseFeature, Frozen
+
+
+class DenseStats(Frozen):
+    """Mean and standard deviation (of the population) of one dense feature over training rows."""
+
+    mean: float = 0.0
+    std: float = Field(default=1.0, gt=0)
+
+
+class StatsCounter:
+    """Mean and standard deviation of a stream, exact to rounding however it is cut into chunks.
+
+    Chunks are merged by the update of Chan, Golub and LeVeque (1979), which subtracts no large sums of squares.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._mean = 0.0
+        self._squares = 0.0  # sum of squared distances from the mean
+        self._smallest = np.inf
+        self._largest = -np.inf
+
+    def add(self, values: npt.NDArray[np.float32]) -> None:
+        """Count the finite ones among `values`, float32 `[rows]`; the others are missing."""
+        finite = values[np.isfinite(values)].astype(np.float64)
+        if not finite.size:
+            return
+        count = self._count + finite.size
+        mean = float(finite.mean())
+        delta = mean - self._mean
+        self._squares += float(np.square(finite - mean).sum()) + delta**2 * self._count * finite.size / count
+        self._mean += delta * finite.size / count
+        self._count = count
+        self._smallest = min(self._smallest, float(finite.min()))
+        self._largest = max(self._largest, float(finite.max()))
+
+    def build(self) -> DenseStats:
+        """Return the statistics; the deviation of a constant, or of no value at all, is 1."""
+        # A constant is told by its range: rounding of its mean may leave it a tiny deviation to be divided by.
+        varies = self._smallest < self._largest
+        return DenseStats(mean=self._mean, std=float(np.sqrt(self._squares / self._count)) if varies else 1.0)
+
+
+def transform_dense(features: Sequence[DenseFeature], stats: Mapping[str, DenseStats], values: tf.Tensor) -> tf.Tensor:
+    """Return the model input of raw numbers.
+
+    Args:
+        features: The dense features, in column order.
+        stats: Statistics of the `standardize` features, by name.
+        values: float32 `[B, n_dense]`; what is not finite is missing.
+
+    Returns:
+        float32 `[B, n_dense]`, 0 where missing.
+    """
+    is_log = [f.transform == "log1p" for f in features]
+    # In float64: float32 log1p differs in its last bit between the vectorized body of a loop and its remainder, so a
+    # row's value would depend on its place in the batch. Rounded back to float32, the difference is gone.
+    shaped = wide = tf.cast(values, tf.float64)
+    if not all(is_log):
+        used = [stats[f.name] if f.transform == "standardize" else DenseStats() for f in features]
+        # A reciprocal, as graph optimization would turn a division by a constant into one and round differently.
+        scale = tf.constant([1.0 / s.std for s in used], tf.float64)
+        shaped = (wide - tf.constant([s.mean for s in used], tf.float64)) * scale
+    if any(is_log):
+        shaped = tf.where(tf.constant(is_log), tf.math.log1p(tf.maximum(wide, 0.0)), shaped)
+    return tf.where(tf.math.is_finite(values), tf.cast(shaped, tf.float32), 0.0)
