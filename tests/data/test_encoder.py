@@ -123,7 +123,7 @@ class Oracle:
             number = float(np.float32(raw))
             if not math.isfinite(number):
                 return [None]
-            return [math.floor(math.log(number) ** 2) if number > 2 else math.floor(max(number, -(2.0**62)))]
+            return [math.floor(math.log(number) ** 2) + 3 if number > 2 else math.floor(max(number, -(2.0**62)))]
         parts = [raw] if separator is None else [part for part in raw.split(separator) if part]
         if coding.value == "hex":
             parts = [int(p, 16) if re.fullmatch("[0-9a-fA-F]{1,16}", p) else p or None for p in parts]

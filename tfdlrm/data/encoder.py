@@ -50,7 +50,7 @@ class FeatureEncoder(tf.Module):
             its vocabulary needs.
 
     Example:
-        >>> from tfdlrm.spec.coding import FeatureCoding
+        >>> from tfdlrm.spec.coding import FeatureCoding, TableCoding
         >>> from tfdlrm.spec.features import DenseFeature, TableConfig
         >>> spec = FeatureSpec(
         ...     dense=[DenseFeature(name="x")],

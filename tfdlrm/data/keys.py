@@ -110,7 +110,7 @@ def string_keys(values: tf.Tensor) -> tf.Tensor:
 
 
 def number_keys(values: tf.Tensor) -> tf.Tensor:
-    """Return the bucket of each number: floor(ln(x)^2) above 2, floor(x) up to 2.
+    """Return the bucket of each number: floor(ln(x)^2) + 3 above 2, floor(x) up to 2.
 
     Args:
         values: float32. Any shape.
@@ -120,12 +120,13 @@ def number_keys(values: tf.Tensor) -> tf.Tensor:
 
     Example:
         >>> number_keys(tf.constant([-1.5, 0.0, 2.0, 3.0, 1000.0])).numpy().tolist()
-        [-2, 0, 2, 1, 47]
+        [-2, 0, 2, 4, 50]
     """
     finite = tf.where(tf.math.is_finite(values), values, tf.zeros_like(values))
     # In float64, since a float32 logarithm rounds one way in vector registers and another in the rest of a loop.
     wide = tf.cast(finite, tf.float64)
-    above = tf.floor(tf.square(tf.math.log(tf.maximum(wide, 2.0))))
+    # The 3 keeps the buckets apart from the small values themselves.
+    above = tf.floor(tf.square(tf.math.log(tf.maximum(wide, 2.0)))) + 3.0
     below = tf.floor(tf.maximum(wide, -_LARGEST_FLOOR))
     return tf.cast(tf.where(wide > 2.0, above, below), tf.int64)
 

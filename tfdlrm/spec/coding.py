@@ -22,7 +22,7 @@ class TableCoding(Frozen):
         kind: `"vocabulary"` gives each value seen in training rows at least `min_count` times a row of its own;
             `"hash"` spreads values over `buckets` rows.
         value: `"hex"` reads up to 16 hexadecimal digits as one 64-bit key (case does not matter), `"string"` keys a
-            value by its 64-bit fingerprint, `"number"` buckets a numeric column: floor(ln(x)^2) above 2,
+            value by its 64-bit fingerprint, `"number"` buckets a numeric column: floor(ln(x)^2) + 3 above 2,
             the value itself (floored) up to 2.
         min_count: Values seen fewer times in training rows share `rare_row`. Vocabulary only.
         buckets: Rows for hashed values, reserved rows not included. Hash only.
