@@ -61,7 +61,7 @@ def test_errors_name_argument_rule_and_value(build, message):
     ("changes", "message"),
     [
         ({"dense": [{"name": "cost"}]}, "must have the same dense names"),
-        ({"dense": [{"name": "price", "transform": "identity"}]}, "`transform` of dense `price`.*'log1p' and 'identity'"),
+        ({"dense": [{"name": "price", "transform": "identity"}]}, "`transform` of dense `price`.*'log1p' and 'id"),
         (
             {"sparse": [{"name": "user", "table": "user"}, {"name": "items", "table": "item", "hotness": 2}]},
             "`hotness` of sparse `items` must be the same in the model and the data. Received: 3 and 2",

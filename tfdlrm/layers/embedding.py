@@ -142,7 +142,10 @@ class EmbeddingCollection(keras.layers.Layer):
             SpecError: there is no such table.
         """
         variable, start, table = self._locate(name)
-        rows: np.ndarray = variable[start : start + table.vocabulary_size].numpy()
+        rows = np.empty([table.vocabulary_size, table.embedding_dim], np.float32)
+        for lo, hi in _chunks(table):
+            # A slice `variable[a:b]` would copy the whole stack first.
+            rows[lo:hi] = tf.gather(variable, tf.range(start + lo, start + hi))
         return rows
 
     def set_table(self, name: str, rows: np.ndarray) -> None:

@@ -126,7 +126,7 @@ class FeatureSpec(Frozen):
         if not self.dense and not self.sparse:
             raise SpecError("`dense` and `sparse` must not both be empty. Received: no features.")
         for label, names in (
-            ("feature", [f.name for f in (*self.dense, *self.sparse)]),
+            ("feature", [*self.dense_names, *self.sparse_names]),
             ("table", [t.name for t in self.tables]),
         ):
             repeated = sorted({n for n in names if names.count(n) > 1})

@@ -201,7 +201,8 @@ def _write_rows(path: Path, variable: tf.Variable, first: int, rows: int) -> int
     out = np.lib.format.open_memmap(path, mode="w+", dtype=variable.dtype.as_numpy_dtype, shape=shape)
     for lo in range(0, rows, _CHUNK_ROWS):
         hi = min(rows, lo + _CHUNK_ROWS)
-        out[lo:hi] = variable[first + lo : first + hi].numpy()
+        # A slice of the variable would copy all of it for every chunk.
+        out[lo:hi] = tf.gather(variable, tf.range(first + lo, first + hi, dtype=tf.int64))
     out.flush()
     del out
     return _crc_of(path)

@@ -1,0 +1,174 @@
+"""Write a trained model as a SavedModel that plain TensorFlow, and so TensorFlow Serving, answers raw rows from."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import tensorflow as tf
+import tf_keras as keras
+
+from tfdlrm import __version__
+from tfdlrm.data.encoder import FeatureEncoder
+from tfdlrm.data.transforms import DenseStats
+from tfdlrm.export.input_names import input_names, rename_inputs
+from tfdlrm.export.serving_rows import UntouchedRows, checked_rows, serving_rows
+from tfdlrm.export.signatures import RAW, out_of_vocabulary_rows, signatures
+from tfdlrm.export.versions import publish_version
+from tfdlrm.spec.coding import Encoding
+from tfdlrm.spec.config import RunConfig
+from tfdlrm.spec.errors import ConfigError, DataError
+from tfdlrm.spec.features import FeatureSpec, Frozen
+
+ASSETS = "assets.extra"
+"""Folder of a version that loaders leave alone."""
+RECORD_FILE = "tfdlrm.json"
+
+
+class ExportRecord(Frozen):
+    """`assets.extra/tfdlrm.json`: what the model reads and where it comes from.
+
+    Attributes:
+        format: Version of this file's form.
+        tfdlrm: Version of this package.
+        tensorflow: Version of TensorFlow.
+        spec: Features and tables of the model.
+        encoding: Coding rules; `None` for a model that is served on ids alone.
+        dense_stats: Statistics of the `standardize` features.
+        oov_rows: Row of each table that stands for ids outside it.
+        untouched_rows: Rows, by table, that were exported as the mean of their table's other rows.
+        config: Configuration of the run that trained it, if one did.
+    """
+
+    format: Literal[1] = 1
+    tfdlrm: str = __version__
+    tensorflow: str = tf.__version__
+    spec: FeatureSpec
+    encoding: Encoding | None
+    dense_stats: dict[str, DenseStats]
+    oov_rows: dict[str, int]
+    untouched_rows: dict[str, tuple[int, ...]]
+    config: RunConfig | None
+
+
+def export_model(
+    model: keras.Model,
+    encoder: FeatureEncoder | None,
+    base: Path,
+    *,
+    version: int | None = None,
+    untouched_rows: UntouchedRows | None = None,
+    oov_rows: Mapping[str, int] | None = None,
+    config: RunConfig | None = None,
+    extra_assets: Mapping[str, Path] | None = None,
+) -> Path:
+    """Export a model and its encoder as the next version under `base`.
+
+    The signatures are `serving_default` on raw columns, `tf_examples` on serialized `tf.train.Example` and `serve_ids`
+    on encoded ids; see `tfdlrm.export.signatures`. Only the variables that answers depend on are saved, without
+    optimizer slots, and without a second copy in memory. Nothing has a version's name before it is complete.
+
+    Args:
+        model: A built model with a `spec` and an `embedding` collection.
+        encoder: The encoder that prepared its training rows. `None` gives `serve_ids` only, for ids coded elsewhere.
+        base: Folder of the model's versions, `saved_models/<name>`; made if it is missing.
+        version: Number of the version. Defaults to the next free one.
+        untouched_rows: Rows that no training sample read, by table; see `serving_rows`, inside which the model predicts
+            what the export answers.
+        oov_rows: Row of each table that stands for ids outside it; exactly where there is no encoder, which has them.
+        config: Configuration of the run, kept in `assets.extra/tfdlrm.json`.
+        extra_assets: Files to copy into `assets.extra`, by the relative path they get there.
+
+    Returns:
+        The version's directory.
+
+    Raises:
+        SpecError: model and encoder disagree, a row is outside its table, or a raw column can be no input.
+        ConfigError: the version is taken, or the name of an asset is no relative path of its own.
+        DataError: an asset is no file.
+    """
+    assets = _checked_assets(extra_assets or {})
+    record = _record(model, encoder, untouched_rows or {}, oov_rows, config)
+
+    def write(directory: Path) -> None:
+        functions = signatures(model, encoder, record.oov_rows)
+        root = _saved_objects(encoder, functions.values())
+        with serving_rows(model, record.untouched_rows), _quiet_saving():
+            tf.saved_model.save(root, str(directory), signatures=functions)
+        if encoder is not None:
+            rename_inputs(directory, RAW, input_names(encoder.raw_signature()))
+        (directory / ASSETS).mkdir()
+        (directory / ASSETS / RECORD_FILE).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        for name, source in assets.items():
+            (directory / ASSETS / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, directory / ASSETS / name)
+
+    return publish_version(Path(base), write, version)
+
+
+def _record(
+    model: keras.Model,
+    encoder: FeatureEncoder | None,
+    untouched_rows: UntouchedRows,
+    oov_rows: Mapping[str, int] | None,
+    config: RunConfig | None,
+) -> ExportRecord:
+    if (oov_rows is None) != (encoder is not None):
+        raise ConfigError(
+            "`oov_rows` must be given exactly where there is no `encoder`. "
+            f"Received: oov_rows={oov_rows}, encoder={'given' if encoder is not None else None}."
+        )
+    if encoder is not None:
+        # Encoded rows do not depend on how wide their tables are.
+        coded, modelled = (spec.with_embedding_dim(1) for spec in (encoder.spec, model.spec))
+        coded.refuse_unless_equal(modelled, "the encoder", "the model")
+        oov_rows = {name: coding.oov_row for name, coding in encoder.encoding.tables.items()}
+    return ExportRecord(
+        spec=model.spec,
+        encoding=None if encoder is None else encoder.encoding,
+        dense_stats={} if encoder is None else dict(encoder.dense_stats),
+        oov_rows=out_of_vocabulary_rows(model.spec, oov_rows or {}),
+        untouched_rows={name: tuple(rows.tolist()) for name, rows in checked_rows(model.spec, untouched_rows).items()},
+        config=config,
+    )
+
+
+def _saved_objects(encoder: FeatureEncoder | None, functions: Iterable[Any]) -> tf.Module:
+    """Return the encoder and those variables of the model that the functions read.
+
+    The model itself is left out: Keras would trace all its ways of being called, and save the optimizer's slots.
+    """
+    root = tf.Module(name="served")
+    root.encoder = encoder
+    of_encoder = {variable.ref() for variable in encoder.variables} if encoder is not None else set()
+    read = {variable.ref(): variable for function in functions for variable in function.variables}
+    root.weights = [variable for reference, variable in read.items() if reference not in of_encoder]
+    return root
+
+
+def _checked_assets(assets: Mapping[str, Path]) -> dict[str, Path]:
+    for name, source in assets.items():
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or not path.parts or path == PurePosixPath(RECORD_FILE):
+            raise ConfigError(
+                f"`extra_assets` must be named by relative paths other than {RECORD_FILE}. Received: {name!r}."
+            )
+        if not source.is_file():
+            raise DataError(f"{source}: no such file, to be the asset `{name}`.")
+    return dict(assets)
+
+
+@contextmanager
+def _quiet_saving() -> Iterator[None]:
+    """Keep TensorFlow from telling the temporary name it writes to."""
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel(max(level, logging.WARNING))
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,84 @@
+"""Rows that a served model answers from where training left a row as it was drawn at random."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+import tf_keras as keras
+
+from tfdlrm.spec.errors import SpecError
+from tfdlrm.spec.features import FeatureSpec, TableConfig
+
+_CHUNK_ROWS = 1 << 18
+
+UntouchedRows = Mapping[str, Collection[int]]
+"""Rows that no training sample read, by table."""
+
+
+@contextmanager
+def serving_rows(model: keras.Model, untouched: UntouchedRows) -> Iterator[None]:
+    """Let untouched rows hold the mean of their table's other rows inside the block, then put them back.
+
+    The values are exchanged in place: a second copy of the tables would not fit beside the first. What the model
+    computes inside the block is what it answers when served; nothing may train it meanwhile.
+
+    Args:
+        model: A model with an `embedding` collection.
+        untouched: Rows that no training sample read, by table: those of rare, unseen or missing values as a rule. A
+            table without any other row stays as it is.
+
+    Raises:
+        SpecError: a table is not of the model, or a row is outside its table.
+    """
+    embedding = model.embedding
+    originals: list[tuple[tf.Variable, tf.Tensor, tf.Tensor]] = []
+    try:
+        for name, rows in checked_rows(model.spec, untouched).items():
+            stack, first = embedding.locate(name)
+            variable, table = embedding.stacks[stack], model.spec.table(name)
+            if not rows.size or rows.size == table.vocabulary_size:
+                continue
+            mean = _mean_of_others(variable, first, table, rows)
+            indices = tf.constant(first + rows)
+            originals.append((variable, indices, tf.gather(variable, indices)))
+            variable.scatter_update(tf.IndexedSlices(tf.constant(np.tile(mean, [rows.size, 1])), indices))
+        yield
+    finally:
+        for variable, indices, values in originals:
+            variable.scatter_update(tf.IndexedSlices(values, indices))
+
+
+def checked_rows(spec: FeatureSpec, untouched: UntouchedRows) -> dict[str, npt.NDArray[np.int64]]:
+    """Return the distinct rows of each table in ascending order.
+
+    Raises:
+        SpecError: a table is not of the spec, or a row is outside its table.
+    """
+    rows = {name: np.unique(np.array(list(numbers), np.int64)) for name, numbers in untouched.items()}
+    for name, numbers in rows.items():
+        size = spec.table(name).vocabulary_size
+        outside = numbers[(numbers < 0) | (numbers >= size)]
+        if outside.size:
+            raise SpecError(
+                f"`untouched` rows of table `{name}` must lie in [0, {size}). Received: {outside.tolist()}."
+            )
+    return rows
+
+
+def _mean_of_others(
+    variable: tf.Variable, first: int, table: TableConfig, rows: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float32]:
+    """Return the mean of the rows of a table that are not among `rows`, summed in float64, `[embedding_dim]`."""
+    total = np.zeros(table.embedding_dim, np.float64)
+    for start in range(0, table.vocabulary_size, _CHUNK_ROWS):
+        stop = min(start + _CHUNK_ROWS, table.vocabulary_size)
+        # A gather reads these rows only; a slice of a variable may copy all of it first.
+        chunk = tf.gather(variable, tf.range(first + start, first + stop, dtype=tf.int64)).numpy()
+        kept = np.ones(stop - start, bool)
+        kept[rows[(rows >= start) & (rows < stop)] - start] = False
+        total += chunk[kept].sum(axis=0, dtype=np.float64)
+    return (total / (table.vocabulary_size - rows.size)).astype(np.float32)

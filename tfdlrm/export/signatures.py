@@ -1,0 +1,135 @@
+"""The signatures of a served model: raw columns, serialized examples and encoded ids, each to `probability`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import tensorflow as tf
+import tf_keras as keras
+
+from tfdlrm.data.encoder import FeatureEncoder
+from tfdlrm.export.input_names import input_names
+from tfdlrm.spec.errors import SpecError
+from tfdlrm.spec.features import FeatureSpec
+
+RAW = "serving_default"
+EXAMPLES = "tf_examples"
+IDS = "serve_ids"
+OUTPUT = "probability"
+
+Batch = Mapping[str, tf.Tensor]
+Score = Callable[[Batch], tf.Tensor]
+
+
+def signatures(model: keras.Model, encoder: FeatureEncoder | None, oov_rows: Mapping[str, int]) -> dict[str, Any]:
+    """Return the traced functions by signature name; each gives `probability`, float32 `[B, 1]`, for any B from 0 on.
+
+    `serving_default` takes one `[B]` input for each raw column: float32 numbers with NaN where missing, strings with
+    `""` where missing. Its inputs are named by `input_names`, for `rename_inputs` to rename once written.
+    `tf_examples` takes `examples`, `[B]` serialized `tf.train.Example` with features named like the raw columns, one
+    float or one string each; a feature that is absent or empty is missing.
+    `serve_ids` takes `dense`, float32 `[B, n_dense]`, unless the model has none, `sparse`, int64 `[B, n_ids]`, and
+    `weights`, float32 `[B, n_ids]`, where the spec has weighted features. -1 pads a bag; any other id outside
+    its table is read as the table's out-of-vocabulary row.
+
+    Args:
+        model: Maps a batch to probabilities `[B, 1]`.
+        encoder: Maps raw columns to a batch; without one there is `serve_ids` only.
+        oov_rows: Row of each table that stands for ids outside it.
+    """
+    score = _score_function(model)
+    functions = {IDS: _on_ids(model.spec, score, oov_rows)}
+    if encoder is not None:
+        columns = encoder.raw_signature()
+
+        # Traced once: both signatures on raw values call it.
+        @tf.function(input_signature=[columns])
+        def score_raw(raw: Batch) -> tf.Tensor:
+            return score(encoder.encode(raw))
+
+        functions |= {RAW: _on_columns(columns, score_raw), EXAMPLES: _on_examples(columns, score_raw)}
+    return functions
+
+
+def out_of_vocabulary_rows(spec: FeatureSpec, rows: Mapping[str, int]) -> dict[str, int]:
+    """Return the row of each table, in spec order.
+
+    Raises:
+        SpecError: `rows` does not hold exactly the tables of the spec, or a row is outside its table.
+    """
+    names = [table.name for table in spec.tables]
+    if set(rows) != set(names):
+        raise SpecError(f"`oov_rows` must hold the tables {names}. Received: {sorted(rows)}.")
+    for table in spec.tables:
+        if not 0 <= rows[table.name] < table.vocabulary_size:
+            raise SpecError(
+                f"`oov_rows` of table `{table.name}` must lie in [0, {table.vocabulary_size}). "
+                f"Received: {rows[table.name]}."
+            )
+    return {name: rows[name] for name in names}
+
+
+def _id_type(spec: FeatureSpec) -> tf.DType:
+    return tf.int64 if any(table.vocabulary_size >= 2**31 for table in spec.tables) else tf.int32
+
+
+def _batch_signature(spec: FeatureSpec, id_type: tf.DType) -> dict[str, tf.TensorSpec]:
+    columns = {"sparse": tf.TensorSpec([None, spec.n_ids], id_type, "sparse")}
+    if spec.n_dense:
+        columns["dense"] = tf.TensorSpec([None, spec.n_dense], tf.float32, "dense")
+    if spec.has_weights:
+        columns["weights"] = tf.TensorSpec([None, spec.n_ids], tf.float32, "weights")
+    return columns
+
+
+def _score_function(model: keras.Model) -> Score:
+    """Return the model as one traced function, so that its constants are in the SavedModel once."""
+    columns = _batch_signature(model.spec, _id_type(model.spec))
+
+    @tf.function(input_signature=[columns])
+    def score(batch: Batch) -> tf.Tensor:
+        return tf.ensure_shape(model(batch, training=False), [None, 1])
+
+    return lambda batch: score({name: batch[name] for name in columns})
+
+
+def _on_ids(spec: FeatureSpec, score: Score, oov_rows: Mapping[str, int]) -> Any:
+    tables = [(table, feature.hotness) for feature in spec.sparse for table in [spec.table_of(feature)]]
+    rows = [table.vocabulary_size for table, hotness in tables for _ in range(hotness)]
+    unseen = [oov_rows[table.name] for table, hotness in tables for _ in range(hotness)]
+
+    @tf.function
+    def serve_ids(**batch: tf.Tensor) -> dict[str, tf.Tensor]:
+        # Compared as int64, so that no id wraps around into the table.
+        ids = batch["sparse"]
+        known = tf.logical_and(ids >= -1, ids < tf.constant(rows, tf.int64))
+        ids = tf.cast(tf.where(known, ids, tf.constant(unseen, tf.int64)), _id_type(spec))
+        return {OUTPUT: score({**batch, "sparse": ids})}
+
+    return serve_ids.get_concrete_function(**_batch_signature(spec, tf.int64))
+
+
+def _on_columns(columns: Mapping[str, tf.TensorSpec], score_raw: Score) -> Any:
+    names = input_names(columns)
+
+    @tf.function
+    def serve_columns(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {OUTPUT: score_raw({column: inputs[name] for column, name in names.items()})}
+
+    return serve_columns.get_concrete_function(
+        **{names[column]: tf.TensorSpec(spec.shape, spec.dtype, names[column]) for column, spec in columns.items()}
+    )
+
+
+def _on_examples(columns: Mapping[str, tf.TensorSpec], score_raw: Score) -> Any:
+    features = {
+        column: tf.io.FixedLenFeature([], spec.dtype, "" if spec.dtype == tf.string else float("nan"))
+        for column, spec in columns.items()
+    }
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "examples")])
+    def serve_examples(examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {OUTPUT: score_raw(tf.io.parse_example(examples, features))}
+
+    return serve_examples.get_concrete_function()

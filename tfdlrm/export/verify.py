@@ -1,0 +1,289 @@
+"""Does an exported model answer what the trained one does? Asked of a fresh process that has nothing but TensorFlow.
+
+`verify` starts `python -m tfdlrm.export.verify`, which loads the version through TensorFlow's version 1 loader, as
+close to TensorFlow Serving as Python gets, and answers every signature.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from tfdlrm.export.ops import foreign_ops, ops_of
+
+Array = npt.NDArray[Any]
+
+# The names of `tfdlrm.export.signatures`, which this module must not import: it runs where no model code is loaded.
+_RAW, _EXAMPLES, _IDS, _OUTPUT = "serving_default", "tf_examples", "serve_ids", "probability"
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+class VerifyError(RuntimeError):
+    """An exported model that cannot be loaded, or does not answer what it should."""
+
+
+@dataclasses.dataclass(frozen=True)
+class VerifyReport:
+    """What verification found.
+
+    Attributes:
+        rows: Rows that each signature answered.
+        differences: Largest absolute difference from the expected probabilities, by signature.
+        max_difference: The largest of them.
+        seconds_load: Time the loader took.
+        seconds_answer: Time each signature took for all rows, by signature; the first batch warms it up.
+        ops: Names of the TensorFlow operations in use.
+    """
+
+    rows: int
+    differences: dict[str, float]
+    max_difference: float
+    seconds_load: float
+    seconds_answer: dict[str, float]
+    ops: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        return {**dataclasses.asdict(self), "ops": list(self.ops)}
+
+
+def verify(
+    version_dir: Path,
+    rows: Mapping[str, Array],
+    expected: Array,
+    tolerance: float = 1e-5,
+    *,
+    ids: Mapping[str, Array] | None = None,
+    batch_size: int = 2048,
+    timeout_seconds: float = 1800,
+) -> VerifyReport:
+    """Compare the answers of an exported version with those of the model it was made of.
+
+    `serving_default` and `tf_examples` are asked for `rows`, `serve_ids` for `ids`. In examples, missing values are
+    absent features.
+
+    Args:
+        version_dir: The version's directory.
+        rows: Raw columns, each `[n]`: numbers with NaN where missing, strings (as `str` or `bytes`) with `""`. Columns
+            that the model does not read are left aside; without any, only `serve_ids` is asked.
+        expected: Probabilities of the same rows, `[n]` or `[n, 1]`.
+        tolerance: Largest absolute difference allowed. Defaults to 1e-5.
+        ids: The same rows encoded: `dense`, `sparse` and, where the model takes them, `weights`. Without them
+            `serve_ids` is not asked.
+        batch_size: Rows per question. Where the model computes in bfloat16, the last bits of an answer may depend on
+            it: give the one that `expected` was computed with. Defaults to 2048.
+        timeout_seconds: Longest time the other process may take. Defaults to 1800.
+
+    Returns:
+        The report.
+
+    Raises:
+        VerifyError: an operation is not in stock TensorFlow, the version cannot be loaded, an input it needs is not
+            in `rows`, or an answer is off by more than `tolerance`; the message names the worst row.
+        DataError: there is no SavedModel in `version_dir`.
+        ValueError: `expected` and the columns have different lengths, or there are no rows.
+    """
+    ops = _stock_ops(version_dir)
+    wanted = np.asarray(expected, np.float32).reshape(-1)
+    _check_lengths(rows, wanted.size, "rows")
+    _check_lengths(ids or {}, wanted.size, "ids")
+    with tempfile.TemporaryDirectory(prefix="tfdlrm-verify-") as folder:
+        questions, answers = Path(folder) / "questions.npz", Path(folder) / "answers.npz"
+        _write_questions(questions, rows, ids or {})
+        _run([str(version_dir), str(questions), str(answers), "--batch_size", str(batch_size)], timeout_seconds)
+        with np.load(answers, allow_pickle=False) as stored:
+            found = {name: stored[name] for name in stored.files if name != "seconds"}
+            seconds: dict[str, float] = json.loads(str(stored["seconds"]))
+    differences = {
+        name: _compare(version_dir, name, answer, wanted, tolerance, rows if name != _IDS else ids or {})
+        for name, answer in found.items()
+    }
+    return VerifyReport(
+        rows=wanted.size,
+        differences=differences,
+        max_difference=max(differences.values()),
+        seconds_load=seconds.pop("load"),
+        seconds_answer=seconds,
+        ops=ops,
+    )
+
+
+def _stock_ops(directory: Path) -> tuple[str, ...]:
+    ops = ops_of(directory)
+    foreign = foreign_ops(ops)
+    if foreign:
+        raise VerifyError(f"{directory}: operations must be in stock TensorFlow. Received: {', '.join(foreign)}.")
+    return ops
+
+
+def _check_lengths(columns: Mapping[str, Array], rows: int, argument: str) -> None:
+    if not rows:
+        raise ValueError("`expected` must hold at least one row. Received: none.")
+    for name, values in columns.items():
+        if len(values) != rows:
+            raise ValueError(f"`{argument}` must have {rows} values a column. Received: {len(values)} in `{name}`.")
+
+
+def _compare(
+    directory: Path, signature: str, answer: Array, expected: Array, tolerance: float, inputs: Mapping[str, Array]
+) -> float:
+    """Return the largest difference; raise if it, or an answer that is no number, is too much."""
+    if answer.shape != (expected.size, 1) or answer.dtype != np.float32:
+        raise VerifyError(
+            f"{directory}: `{_OUTPUT}` of `{signature}` must be float32 [{expected.size}, 1]. "
+            f"Received: {answer.dtype} {list(answer.shape)}."
+        )
+    differences = np.abs(answer[:, 0].astype(np.float64) - expected)
+    differences[np.isnan(differences)] = np.inf
+    worst = int(np.argmax(differences))
+    if differences[worst] > tolerance:
+        row = {name: np.asarray(values)[worst : worst + 1].tolist()[0] for name, values in inputs.items()}
+        raise VerifyError(
+            f"{directory}: `{signature}` must answer within {tolerance:g} of the model. Received for row {worst}, the "
+            f"worst of {int((differences > tolerance).sum())}: {answer[worst, 0]!s}, expected {expected[worst]!s}; "
+            f"the row: {row}"
+        )
+    return float(differences[worst])
+
+
+def _run(arguments: Sequence[str], timeout_seconds: float) -> None:
+    """Run this module as a program of its own, and raise what it ended with."""
+    paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    # A GPU's memory belongs to the process that trains; the other one answers on the CPU.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "CUDA_VISIBLE_DEVICES": "-1"}
+    command = [sys.executable, "-m", "tfdlrm.export.verify", *arguments]
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout_seconds)
+    except subprocess.TimeoutExpired:
+        raise VerifyError(
+            f"{arguments[0]}: must be loaded and answered in {timeout_seconds:g} seconds. Received: no end."
+        ) from None
+    if done.returncode == 2:
+        raise VerifyError(done.stderr.strip().splitlines()[-1])
+    if done.returncode:
+        raise VerifyError(f"{arguments[0]}: the process that loads it ended with {done.returncode}:\n{done.stderr}")
+
+
+def _write_questions(path: Path, rows: Mapping[str, Array], ids: Mapping[str, Array]) -> None:
+    """Write columns as numbers only: NumPy would keep strings of any length as pickles, or cut their NUL bytes."""
+    arrays: dict[str, Array] = {f"ids/{name}": values for name, values in ids.items()}
+    names: dict[str, list[str]] = {"numbers": [], "strings": []}
+    for name, values in rows.items():
+        if values.dtype.kind in "fiub":
+            arrays[f"number/{len(names['numbers'])}"] = values.astype(np.float32)
+            names["numbers"].append(name)
+            continue
+        texts = [value.encode() if isinstance(value, str) else bytes(value) for value in values.tolist()]
+        arrays[f"bytes/{len(names['strings'])}"] = np.frombuffer(b"".join(texts), np.uint8)
+        arrays[f"lengths/{len(names['strings'])}"] = np.array([len(text) for text in texts], np.int64)
+        names["strings"].append(name)
+    with path.open("wb") as file:
+        np.savez(file, names=np.array(json.dumps(names)), **arrays)  # type: ignore[arg-type]
+
+
+def _read_questions(path: Path) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Return raw columns, strings as objects of `bytes`, and encoded ids."""
+    with np.load(path, allow_pickle=False) as stored:
+        names = json.loads(str(stored["names"]))
+        rows = {name: stored[f"number/{index}"] for index, name in enumerate(names["numbers"])}
+        for index, name in enumerate(names["strings"]):
+            joined, ends = stored[f"bytes/{index}"].tobytes(), np.cumsum(stored[f"lengths/{index}"]).tolist()
+            texts = [joined[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+            rows[name] = np.array([*texts, None], object)[:-1]  # never taken for fixed-width bytes
+        return rows, {name[len("ids/") :]: stored[name] for name in stored.files if name.startswith("ids/")}
+
+
+def _examples(rows: Mapping[str, Array]) -> Array:
+    """Return rows as serialized `tf.train.Example`, without features for missing values."""
+    examples = []
+    for values in zip(*rows.values(), strict=True):
+        example = tf.train.Example()
+        for name, value in zip(rows, values, strict=True):
+            if isinstance(value, bytes):
+                if value:
+                    example.features.feature[name].bytes_list.value.append(value)
+            elif not np.isnan(value):
+                example.features.feature[name].float_list.value.append(value)
+        examples.append(example.SerializeToString())
+    return np.array([*examples, None], object)[:-1]
+
+
+def _answer(
+    session: Any, directory: Path, signature: str, definition: Any, inputs: Mapping[str, Array], batch_size: int
+) -> Array:
+    """Return the output of a signature for all rows."""
+    absent = sorted(set(definition.inputs) - set(inputs))
+    if absent:
+        raise VerifyError(
+            f"{directory}: `rows` or `ids` must hold the inputs of `{signature}`. Received none for {absent}."
+        )
+    feeds = {info.name: inputs[name] for name, info in definition.inputs.items()}
+    rows = len(next(iter(feeds.values())))
+    output = definition.outputs[_OUTPUT].name
+    return np.concatenate(
+        [
+            session.run(output, {name: values[start : start + batch_size] for name, values in feeds.items()})
+            for start in range(0, rows, batch_size)
+        ]
+    )
+
+
+def _load_and_answer(directory: Path, questions: Path, answers: Path, batch_size: int) -> None:
+    rows, ids = _read_questions(questions)
+    with tf.compat.v1.Session(graph=tf.Graph()) as session:
+        begun = time.perf_counter()
+        definitions = tf.compat.v1.saved_model.load(session, ["serve"], str(directory)).signature_def
+        seconds = {"load": time.perf_counter() - begun}
+        asked: dict[str, Mapping[str, Array]] = {}
+        if _RAW in definitions and rows:
+            columns = {name: rows[name] for name in definitions[_RAW].inputs if name in rows}
+            asked = {_RAW: columns, _EXAMPLES: {"examples": _examples(columns)}}
+        if _IDS in definitions and ids:
+            asked[_IDS] = ids
+        if not asked:
+            raise VerifyError(f"{directory}: `rows` or `ids` must fit a signature. Received: {sorted(definitions)}.")
+        found = {}
+        for name, inputs in asked.items():
+            begun = time.perf_counter()
+            found[name] = _answer(session, directory, name, definitions[name], inputs, batch_size)
+            seconds[name] = time.perf_counter() - begun
+    with answers.open("wb") as file:
+        np.savez(file, seconds=np.array(json.dumps(seconds)), **found)  # type: ignore[arg-type]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Load a version, answer a file of questions that `verify` wrote, and write the answers."""
+    parser = argparse.ArgumentParser(prog="python -m tfdlrm.export.verify", description=main.__doc__)
+    parser.add_argument("version_dir", type=Path, help="directory of the exported version")
+    parser.add_argument("questions", type=Path, help="columns to answer, .npz")
+    parser.add_argument("answers", type=Path, help="where the probabilities go, .npz")
+    parser.add_argument("--batch_size", type=int, default=2048, help="rows per question (default: %(default)s)")
+    given = parser.parse_args(arguments)
+    tf.get_logger().setLevel("ERROR")  # the loader tells that it is an old one
+    try:
+        _load_and_answer(given.version_dir, given.questions, given.answers, given.batch_size)
+    except VerifyError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except (tf.errors.OpError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        print(f"{given.version_dir}: cannot be loaded and answered: {reason}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
