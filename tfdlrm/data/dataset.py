@@ -58,10 +58,11 @@ def packed_dataset(
 ) -> tf.data.Dataset:
     """Return the batches of a split, from any step of any epoch on.
 
-    The same (seed, epoch) gives the same bits whatever `start_epoch` and `start_step` are, and nothing before
-    them is read. Each row comes once an epoch; a batch never spans two epochs.
+    Each row comes once an epoch; a batch never spans two epochs. The order of rows is decided by (seed, epoch) and
+    `shuffle_blocks`: beginning at a later step yields exactly the rest, and no window before it is read.
 
-    A shuffled window takes about five times its packed bytes (`shuffle_blocks * rows_per_block` rows).
+    A window of `shuffle_blocks * rows_per_block` rows is in memory about eight times over (the one being dealt out,
+    the one prepared next at each stage): 350 MB for 64 blocks of 4096 Criteo rows.
 
     Args:
         directory: Folder of a prepared data set.
@@ -165,18 +166,17 @@ class _BlockIndex:
         attempt = tf.data.Dataset.from_tensors((file, offset)).map(_read_record).ignore_errors(log_warning=True)
         payload = attempt.concatenate(tf.data.Dataset.from_tensors("")).take(1).get_single_element()
         matches = tf.reduce_all(tf.equal(tf.fingerprint([payload])[0], tf.gather(self.fingerprint, block)))
-        message = tf.strings.format(
-            "block {} at byte {} of {} cannot be read or is not the one manifest.json names",
-            (tf.gather(self.number, block), offset, file),
-        )
+        number, byte = (tf.strings.as_string(x) for x in (tf.gather(self.number, block), offset))
+        place = tf.strings.join([file, ": block ", number, " at byte ", byte])
+        message = tf.strings.join([place, " cannot be read or is not the one manifest.json names"])
         with tf.control_dependencies([tf.debugging.Assert(matches, [message])]):
             return tf.identity(payload)
 
 
 def _read_record(file: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
     """Return the record that begins at a byte of a TFRecord file, its CRC checked."""
-    # This op seeks. FixedLengthRecordDataset(header_bytes=offset) reads and drops all bytes before the offset: 50
-    # times slower at shards of 330 MB. Unbuffered, it copies straight from the page cache to the payload.
+    # This op seeks. FixedLengthRecordDataset(header_bytes=offset) reads and drops all bytes before the offset, which
+    # takes 20 times as long with shards of 330 MB. Unbuffered, bytes go straight from the page cache to the payload.
     record = tf.raw_ops.TFRecordDatasetV2(
         filenames=[file], compression_type="", buffer_size=0, byte_offsets=tf.expand_dims(offset, 0)
     )
