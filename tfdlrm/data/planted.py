@@ -26,6 +26,7 @@ from tfdlrm.spec.criteo import DENSE_COLUMNS, LABEL, SPARSE_COLUMNS
 from tfdlrm.spec.errors import DataError
 
 Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int64]
 
 CARDINALITIES = (
@@ -44,7 +45,7 @@ _MISSING_IDS = {
     **{"C3": 0.03, "C4": 0.03, "C12": 0.04, "C16": 0.03, "C19": 0.1, "C20": 0.3, "C21": 0.05, "C22": 0.5},
     **{"C24": 0.02, "C25": 0.3, "C26": 0.3},
 }
-# Zipf-Mandelbrot: the value of rank r = 0, 1, ... has the share of rows that (x + _OFFSET) ** (-5 / 3) has on [r, r + 1].
+# Zipf-Mandelbrot: the value of rank r = 0, 1, ... has the share of rows of (x + _OFFSET) ** (-5 / 3) over [r, r + 1].
 _OFFSET = 1.5
 # A count is floor(exp(mean + spread * normal)) - lowered: mean, spread, share missing, lowered.
 _COUNTS = (
@@ -73,8 +74,8 @@ class PlantedChunk:
     """Consecutive rows.
 
     Attributes:
-        frame: `label` Float32; I1 to I13 Float64, null where missing; C1 to C26 String of 8 hexadecimal digits, "" where
-            missing.
+        frame: `label` Float32; I1 to I13 Float64, null where missing; C1 to C26 String of 8 hexadecimal digits,
+            "" where missing.
         probability: float32 `[rows]`, the true click probability.
     """
 
@@ -125,8 +126,8 @@ def write_planted(
 ) -> PlantedSummary:
     """Write planted rows as Criteo's tab-separated text, and their true probabilities beside it.
 
-    The probabilities go to `<path>.bayes.npy` (float32 `[rows]`). Both files get their names when they are complete, the
-    text last. The same rows and seed give the same bytes.
+    The probabilities go to `<path>.bayes.npy` (float32 `[rows]`). Both files get their names when they are complete,
+    the text last. The same rows and seed give the same bytes.
 
     Args:
         path: File to write; gzip if the name ends in `.gz`. Missing folders are made.
@@ -144,8 +145,10 @@ def write_planted(
     histogram = np.zeros((2, _BINS))  # expected clicks and non-clicks by probability
     try:
         with contextlib.ExitStack() as stack:  # closes the last first, so that the text gets its name last
-            text_file, bayes_file = stack.enter_context(atomic_path(path)), stack.enter_context(atomic_path(bayes_path(path)))
-            text, npy = stack.enter_context(_open(text_file, path)), stack.enter_context(open(bayes_file, "wb"))
+            text, npy = (
+                stack.enter_context(_create(stack.enter_context(atomic_path(name)), name.suffix == ".gz"))
+                for name in (path, bayes_path(path))
+            )
             np.lib.format.write_array_header_1_0(npy, {"descr": "<f4", "fortran_order": False, "shape": (rows,)})
             for chunk in chunks:
                 _write_rows(chunk.frame, text)
@@ -157,7 +160,7 @@ def write_planted(
                 histogram += [np.bincount(place, p, _BINS), np.bincount(place, 1 - p, _BINS)]
                 progress(p.size)
     except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror}.") from None
+        raise DataError(f"{path}: cannot be written: {error.strerror or error}.") from None
     return PlantedSummary(rows, clicks / rows, _expected_auc(*histogram), entropy / rows)
 
 
@@ -218,28 +221,28 @@ class _Teacher:
         for a, b in PAIRS:
             total += self.dot_weight * np.sum(looked_up[a] * looked_up[b], axis=0)
         # Far beyond what is drawn; it keeps probabilities off 0 and 1 in float32, so entropies are finite.
-        return np.clip(np.float32(_SCALE) * total + np.float32(_BIAS), -15, 15)
+        return cast(Floats, np.clip(np.float32(_SCALE) * total + np.float32(_BIAS), -15, 15))
 
 
 _teacher = functools.cache(_Teacher)
 
 
-def _tail(rank: npt.ArrayLike) -> npt.NDArray[np.float64]:
+def _tail(rank: npt.ArrayLike) -> Doubles:
     """Share of an endless column beyond a rank, but for a factor."""
     return (_OFFSET + np.asarray(rank, np.float64)) ** (-2 / 3)
 
 
-def _shares(values: int, missing: float) -> npt.NDArray[np.float64]:
+def _shares(values: int, missing: float) -> Doubles:
     """Share of rows of each value of a column, then that of the missing value."""
     edges = _tail(np.arange(values + 1))
     return np.append(np.diff(edges) / (edges[-1] - edges[0]) * (1 - missing), missing)
 
 
-def _standard(rng: np.random.Generator, share: npt.NDArray[np.float64], width: int) -> npt.NDArray[np.float64]:
-    """Draw `[values + 1, width]` effects with mean 0 and mean variance 1 over rows; those of rare values are smaller."""
+def _standard(rng: np.random.Generator, share: Doubles, width: int) -> Doubles:
+    """Draw `[values + 1, width]` effects with mean 0 and mean variance 1 over rows; rare values have smaller ones."""
     drawn = rng.standard_normal((share.size, width)) * np.minimum(1, np.sqrt(share / _FADE_SHARE))[:, None]
     drawn -= share @ drawn
-    return drawn / np.sqrt(np.mean(share @ drawn**2))
+    return cast(Doubles, drawn / np.sqrt(np.mean(share @ drawn**2)))
 
 
 def _texts(column: int, values: int) -> pl.Series:
@@ -251,7 +254,7 @@ def _texts(column: int, values: int) -> pl.Series:
 
 
 def _chunk(seed: int, index: int, rows: int) -> PlantedChunk:
-    """Draw chunk `index` in full and keep its first `rows` rows, so that its rows never depend on how many are asked."""
+    """Draw chunk `index` in full and keep its head: a row must not depend on how many rows are asked for."""
     rng = np.random.default_rng((seed, index))
     counts: dict[str, Floats] = {}
     for c, (mean, spread, missing, lowered) in zip(DENSE_COLUMNS, _COUNTS, strict=True):
@@ -261,7 +264,7 @@ def _chunk(seed: int, index: int, rows: int) -> PlantedChunk:
         counts[c] = value[:rows]
     ids = {c: _draw_ids(rng, c, n)[:rows] for c, n in zip(SPARSE_COLUMNS, CARDINALITIES, strict=True)}
     teacher = _teacher()
-    probability = 1 / (1 + np.exp(-teacher.logit(counts, ids)))
+    probability = cast(Floats, 1 / (1 + np.exp(-teacher.logit(counts, ids))))
     label = (rng.random(_CHUNK_ROWS, dtype=np.float32)[:rows] < probability).astype(np.float32)
     frame = pl.DataFrame(
         [
@@ -285,7 +288,7 @@ def _draw_ids(rng: np.random.Generator, column: str, values: int) -> Ids:
     return ids
 
 
-def _expected_auc(clicks: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) -> float:
+def _expected_auc(clicks: Doubles, others: Doubles) -> float:
     """AUC from expected clicks and non-clicks by ascending score; those of one bin tie."""
     below = np.cumsum(others) - others / 2
     return float(np.sum(clicks * below) / (clicks.sum() * others.sum()))
@@ -296,8 +299,12 @@ def _write_rows(frame: pl.DataFrame, file: IO[bytes]) -> None:
     whole.write_csv(file, separator="\t", include_header=False, quote_style="never")
 
 
-def _open(file: Path, name: Path) -> IO[bytes]:
-    """Open `file` for writing, as gzip if `name` says so, with nothing in its header that changes from run to run."""
-    if name.suffix != ".gz":
-        return open(file, "wb")
-    return cast(IO[bytes], gzip.GzipFile(file, "wb", compresslevel=1, mtime=0))
+@contextlib.contextmanager
+def _create(file: Path, packed: bool) -> Iterator[IO[bytes]]:
+    """Open a new file, as gzip if `packed`, with no name and no time in its header: they change from run to run."""
+    with open(file, "wb") as raw:
+        if not packed:
+            yield raw
+            return
+        with gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=raw, mtime=0) as zipped:
+            yield cast(IO[bytes], zipped)

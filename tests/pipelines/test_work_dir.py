@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tfdlrm.pipelines.console import Console
+from tfdlrm.pipelines.work_dir import WorkDir, first_difference
+from tfdlrm.spec.config import RunConfig, load_config
+from tfdlrm.spec.errors import ConfigError, DataError
+
+CONFIG = RunConfig()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "found"),
+    [
+        ({"a": 1, "b": {"c": [1, 2]}}, {"a": 1, "b": {"c": [1, 2]}}, None),
+        ({"a": 1, "b": {"c": [1, 2]}}, {"a": 1, "b": {"c": [1, 3]}}, ("b.c[1]", 2, 3)),
+        ({"a": [1]}, {"a": [1, 2]}, ("a", [1], [1, 2])),
+        ({"a": [{"n": "x"}, {"n": "y"}]}, {"a": [{"n": "x"}, {"n": "z"}]}, ("a[1].n", "y", "z")),
+        ({"a": None}, {"a": 0}, ("a", None, 0)),
+        ({}, {"a": {"b": 1}}, ("a", None, {"b": 1})),
+    ],
+)
+def test_first_difference(old: object, new: object, found: object) -> None:
+    assert first_difference(old, new) == found
+
+
+def test_nothing_made_yet_means_any_configuration_will_do(tmp_path: Path) -> None:
+    work_dir = WorkDir(tmp_path / "run")
+    with work_dir.open(CONFIG):
+        pass
+    other = CONFIG.model_copy(update={"seed": 5})
+    with work_dir.open(other):
+        assert load_config(work_dir.config_file) == other
+
+
+@pytest.mark.parametrize("made", ["metrics.json", "data/manifest.json", "checkpoints/step-0000000005/state.json"])
+def test_results_bind_the_configuration(tmp_path: Path, made: str) -> None:
+    work_dir = WorkDir(tmp_path)
+    with work_dir.open(CONFIG):
+        (tmp_path / made).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / made).write_text("{}")
+    other = CONFIG.model_copy(update={"seed": 5})
+    with pytest.raises(ConfigError, match="another configuration: `seed` is 123 there and 5 now"), work_dir.open(other):
+        pass
+    assert load_config(work_dir.config_file) == CONFIG
+    with work_dir.open(CONFIG.model_copy(update={"export": CONFIG.export.model_copy(update={"verify_rows": 7})})):
+        assert load_config(work_dir.config_file).export.verify_rows == 7
+    with work_dir.open(other, overwrite=True):
+        assert (tmp_path / made).exists() == made.startswith("data")
+
+
+def test_a_directory_has_one_run_at_a_time(tmp_path: Path) -> None:
+    work_dir = WorkDir(tmp_path)
+    with work_dir.open(CONFIG):
+        with pytest.raises(ConfigError, match="another run is using this work dir"), WorkDir(tmp_path).open(CONFIG):
+            pass
+        # The lock belongs to the process, so a killed one leaves nothing to clear away.
+        code = (
+            "import sys; from pathlib import Path; from tfdlrm.pipelines.work_dir import WorkDir\n"
+            "from tfdlrm.spec.config import RunConfig\n"
+            "with WorkDir(Path(sys.argv[1])).open(RunConfig()): pass"
+        )
+        done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+        assert "another run is using" in done.stderr
+    with WorkDir(tmp_path).open(CONFIG):
+        pass
+
+
+def test_metrics_are_valid_json_whatever_the_values(tmp_path: Path) -> None:
+    work_dir = WorkDir(tmp_path)
+    assert work_dir.metrics() == {} and work_dir.stage("train") is None
+    work_dir.note_stage("run", "prepare", {"rows": np.int64(3), "rate": np.float32(0.5), "path": tmp_path})
+    work_dir.note_stage("run", "train", {"auc": float("nan"), "history": [{"loss": np.float64("inf")}], "ok": True})
+
+    def no_constant(text: str) -> None:
+        raise AssertionError(text)
+
+    metrics = json.loads(work_dir.metrics_file.read_text(), parse_constant=no_constant)
+    assert metrics["stages"] == {
+        "prepare": {"rows": 3, "rate": 0.5, "path": str(tmp_path)},
+        "train": {"auc": None, "history": [{"loss": None}], "ok": True},
+    }
+    assert work_dir.stage("train") == metrics["stages"]["train"]
+
+
+def test_damaged_metrics_are_named(tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text("{")
+    with pytest.raises(DataError, match=r"metrics\.json: cannot be read"):
+        WorkDir(tmp_path).metrics()
+
+
+class Terminal:
+    """A stream that says it is a terminal and keeps what is written."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str) -> int:
+        self.text += text
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_bars_show_rows_and_rate_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, err = Terminal(), Terminal()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    console = Console(tmp_path / "logs" / "pipeline.log")
+    with console.bars() as bar:
+        advance = bar("train", 1000)
+        for _ in range(4):
+            advance(200)
+            threading.Event().wait(0.15)
+        console.say("half way")
+    assert "train" in err.text and "800 rows" in err.text and "/s" in err.text
+    assert "half way" in out.text + err.text
+    assert (tmp_path / "logs" / "pipeline.log").read_text().endswith("Z half way\n")
+
+
+def test_bars_are_silent_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(tmp_path / "pipeline.log")
+    with console.bars() as bar:
+        bar("train", 0)(10)
+    console.say("done")
+    assert capsys.readouterr() == ("done\n", "")

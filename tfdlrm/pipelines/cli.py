@@ -1,0 +1,236 @@
+"""What every command shares: errors in one line, a quiet TensorFlow, recipes, and the arguments of the pipeline."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import tfdlrm
+from tfdlrm.data.raw_blocks import expand_path
+from tfdlrm.pipelines.work_dir import WorkDir, config_toml
+from tfdlrm.spec.config import RunConfig, load_config
+from tfdlrm.spec.errors import ConfigError, DataError, UserError, did_you_mean
+
+# TensorFlow reads this once, when it is first imported. Its notes drown the lines that matter; what it calls an error
+# is that it finds no GPU, which is news only where there is one.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if Path("/dev/nvidiactl").exists() else "3")
+
+_NOTES = ("All log messages before absl::InitializeLog", "Could not find cuda drivers")
+
+STAGES = ("prepare", "train", "evaluate", "export", "verify", "report")
+EXIT_CHECK_FAILED, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 130
+
+
+class CheckFailed(RuntimeError):
+    """The pipeline worked, and what it made is not what it should be."""
+
+
+def run_command(body: Callable[[], int], go_on: str | None = None) -> int:
+    """Run the body of a command; print what the user can mend as one line.
+
+    Args:
+        body: Does the work and returns the exit code.
+        go_on: What to type to go on after an interruption.
+
+    Returns:
+        The body's exit code; 1 for a check that failed, 2 for input, configuration and files that cannot be used, 130
+        after Ctrl-C.
+    """
+    try:
+        return body()
+    except CheckFailed as error:
+        return _fail(str(error), EXIT_CHECK_FAILED)
+    except UserError as error:
+        return _fail(str(error))
+    except OSError as error:
+        if error.errno is None:
+            raise
+        return _fail(f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}.")
+    except KeyboardInterrupt:
+        print("tfdlrm: interrupted." + (f" What is done is kept; to go on: {go_on}" if go_on else ""), file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _fail(message: str, code: int = EXIT_USER_ERROR) -> int:
+    print("tfdlrm: " + " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+def load_tensorflow() -> None:
+    """Import TensorFlow without the notes that its libraries print while they load, which no setting turns off."""
+    sys.stderr.flush()
+    shown = os.dup(2)
+    with tempfile.TemporaryFile() as notes:
+        os.dup2(notes.fileno(), 2)
+        try:
+            importlib.import_module("tf_keras")
+        finally:
+            sys.stderr.flush()
+            os.dup2(shown, 2)
+            os.close(shown)
+        notes.seek(0)
+        lines = notes.read().decode(errors="replace").splitlines()
+    for line in lines:
+        if not any(note in line for note in _NOTES):
+            print(line, file=sys.stderr)
+
+
+def recipe(name: str) -> Path:
+    """Return the path of a recipe that comes with the project.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    folder = Path(tfdlrm.__file__).resolve().parents[1] / "pipelines"
+    path = folder / f"{name}.toml"
+    if not path.is_file():
+        known = sorted(p.stem for p in folder.glob("*.toml"))
+        raise ConfigError(f"no recipe `{name}` in {folder}.{did_you_mean(name, known)} Give one with --config.")
+    return path
+
+
+def python_command() -> str:
+    """Return what to type for the Python that runs, as short as it may be."""
+    found = shutil.which("python")
+    if found is not None and os.path.samefile(found, sys.executable) and Path(found).parent == _bin():
+        return "python"
+    try:
+        return shlex.quote(str(Path(sys.executable).relative_to(Path.cwd())))
+    except ValueError:
+        return shlex.quote(sys.executable)
+
+
+def _bin() -> Path:
+    return Path(sys.executable).parent
+
+
+def pipeline_parser(module: str, description: str) -> argparse.ArgumentParser:
+    """Return the parser of a command that runs the stages."""
+    parser = argparse.ArgumentParser(f"python -m {module}", description=description, allow_abbrev=False)
+    parser.add_argument("--config", type=Path, metavar="FILE", help="recipe (TOML)")
+    parser.add_argument(
+        "--raw", nargs="+", default=[], metavar="PATH", help="raw files in order, plain or .gz, in place of `data.raw`"
+    )
+    parser.add_argument(
+        "--work-dir",
+        type=Path,
+        metavar="DIR",
+        help="where the run keeps its files (default: runs/<name>)",
+    )
+    parser.add_argument(
+        "--stages", default=",".join(STAGES), metavar="LIST", help="stages to run, by commas (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="change the recipe; repeatable",
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="start afresh in a work dir that holds a run; rows prepared by an equal recipe are kept",
+    )
+    parser.add_argument(
+        "--cross-validate",
+        action="store_true",
+        help='prepare, train and evaluate once for each fold; needs split.by = "fold"',
+    )
+    parser.add_argument("--dry-run", action="store_true", help="check the recipe, print it with all defaults, stop")
+    return parser
+
+
+def pipeline_main(
+    module: str, description: str, argv: Sequence[str] | None, default_recipe: Callable[[bool], Path | None]
+) -> int:
+    """Parse the arguments of a pipeline command and run it.
+
+    Args:
+        module: Name of the command's module.
+        description: First line of its help.
+        argv: Arguments; those of the process where `None`.
+        default_recipe: Told whether raw files are given, returns the recipe to take where `--config` names none.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    args = pipeline_parser(module, description).parse_args(arguments)
+    again = [argument for argument in arguments if argument != "--overwrite"]
+    return run_command(
+        lambda: _run(args, default_recipe), f"{python_command()} -m {module} {shlex.join(again)}".rstrip()
+    )
+
+
+def _run(args: argparse.Namespace, default_recipe: Callable[[bool], Path | None]) -> int:
+    stages = parse_stages(args.stages)
+    config = _configuration(args, default_recipe)
+    if args.dry_run:
+        print(config_toml(config), end="")
+        return 0
+    if args.cross_validate and config.data.split.by != "fold":
+        raise ConfigError(f'`data.split.by` must be "fold" for --cross-validate. Received: {config.data.split.by!r}.')
+    if "prepare" in stages:
+        _refuse_unreadable(config)
+    with WorkDir(args.work_dir or Path("runs") / config.name).open(config, args.overwrite) as work_dir:
+        # Only now, since it takes seconds, and a slip should be told at once.
+        load_tensorflow()
+        if args.cross_validate:
+            from tfdlrm.pipelines.folds import cross_validate
+
+            cross_validate(config, work_dir, args.overwrite)
+        else:
+            from tfdlrm.pipelines.run import run_pipeline
+
+            run_pipeline(config, work_dir, stages, args.overwrite)
+    return 0
+
+
+def _refuse_unreadable(config: RunConfig) -> None:
+    """Raise unless every raw file and side table can be opened."""
+    for name in (*config.data.raw, *(table.file for table in config.data.format.side_tables)):
+        path = expand_path(name)
+        if path.is_dir():
+            raise DataError(f"{path}: a directory, where a file must be.")
+        with path.open("rb"):
+            pass
+
+
+def parse_stages(text: str) -> tuple[str, ...]:
+    """Return the stages named in a comma-separated list, in the order they run.
+
+    Raises:
+        ConfigError: a name is unknown, or there is none.
+
+    Example:
+        >>> parse_stages("evaluate, train")
+        ('train', 'evaluate')
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in STAGES:
+            raise ConfigError(
+                f"`--stages` must name stages of {', '.join(STAGES)}. Received: {name!r}.{did_you_mean(name, STAGES)}"
+            )
+    if not names:
+        raise ConfigError("`--stages` must name at least one stage. Received: none.")
+    return tuple(name for name in STAGES if name in names)
+
+
+def _configuration(args: argparse.Namespace, default_recipe: Callable[[bool], Path | None]) -> RunConfig:
+    path: Path | None = args.config
+    if path is None and args.work_dir is not None and (args.work_dir / "config.toml").is_file():
+        path = args.work_dir / "config.toml"
+    if path is None:
+        path = default_recipe(bool(args.raw))
+    if path is None:
+        raise ConfigError("`--config` must name a recipe. Received: none.")
+    config = load_config(path, args.set)
+    if args.raw:
+        config = config.model_copy(update={"data": config.data.model_copy(update={"raw": tuple(args.raw)})})
+    return config

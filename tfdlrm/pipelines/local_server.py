@@ -1,0 +1,100 @@
+"""`python -m tfdlrm.serving` as a process of its own, on a free port."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from tfdlrm.export.verify import VerifyError
+from tfdlrm.serving.client import PredictClient
+
+_ROOT = Path(__file__).resolve().parents[2]
+_STOP_SECONDS = 40
+_PR_SET_PDEATHSIG = 1
+# Looked up here, since little may be done between fork and exec.
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def _end_with_parent() -> None:
+    """Have Linux end this process when its parent dies, however that dies: no server is left behind."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+class LocalServer:
+    """A server for the versions of one model; it runs inside the `with` block.
+
+    Args:
+        model_name: Name in request paths.
+        base: Folder of the versions.
+        log_file: Where its output goes.
+
+    Attributes:
+        url: Scheme, host and port.
+    """
+
+    def __init__(self, model_name: str, base: Path, log_file: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        self._log_file = log_file
+        self._command = [
+            *(sys.executable, "-m", "tfdlrm.serving", "--model_name", model_name),
+            *("--model_base_path", str(base), "--rest_api_port", str(port), "--file_system_poll_wait_seconds", "0"),
+        ]
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log: IO[bytes] | None = None
+
+    def __enter__(self) -> LocalServer:
+        paths = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = {**os.environ, "PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": "-1"}
+        self._log_file.parent.mkdir(parents=True, exist_ok=True)
+        self._log = self._log_file.open("wb")
+        self._process = subprocess.Popen(
+            self._command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            preexec_fn=_end_with_parent,
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        if self._log is not None:
+            self._log.close()
+
+    def wait_until_ready(self, client: PredictClient, timeout: float = 600) -> None:
+        """Return as soon as the model can be asked.
+
+        Raises:
+            VerifyError: the server has ended, or is not ready in time.
+        """
+        end = time.monotonic() + timeout
+        while True:
+            try:
+                client.wait_until_ready(timeout=0.5)
+                return
+            except TimeoutError as error:
+                if self._process is None or self._process.poll() is not None:
+                    raise VerifyError(f"the server has ended; its output is in {self._log_file}.") from None
+                if time.monotonic() > end:
+                    raise VerifyError(f"the server is not ready: {error}. Its output is in {self._log_file}.") from None

@@ -1,0 +1,141 @@
+"""One run of the pipeline: the stages asked for, in order, each noting its results as it ends."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+import tf_keras as keras
+
+from tfdlrm.export.verify import VerifyError
+from tfdlrm.models.build import build
+from tfdlrm.pipelines.cli import CheckFailed, python_command
+from tfdlrm.pipelines.console import Console, Stopwatch
+from tfdlrm.pipelines.stages import evaluate, export, generate, prepare, report, train, verify
+from tfdlrm.pipelines.stages.context import Run
+from tfdlrm.pipelines.table import print_tables, result_table, stage_table
+from tfdlrm.pipelines.work_dir import WorkDir
+from tfdlrm.spec.config import RunConfig
+from tfdlrm.spec.derive import encoding_of, spec_of
+from tfdlrm.spec.errors import ConfigError, DataError, UserError
+from tfdlrm.training.trainer import compile_model
+
+_PORT = 8501  # TensorFlow Serving's own
+_DAMAGE = re.compile(r"assertion failed: \[([^\]]*manifest\.json names[^\]]*)\]")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage.
+
+    Attributes:
+        work: Does it; returns what goes into `metrics.json`, `None` if all was done before.
+        summary: Says those results in words.
+    """
+
+    work: Callable[[Run], dict[str, Any] | None]
+    summary: Callable[[Mapping[str, Any]], str]
+
+
+STAGES = {
+    "generate": Stage(generate.work, generate.summary),
+    "prepare": Stage(prepare.work, prepare.summary),
+    "train": Stage(train.work, train.summary),
+    "evaluate": Stage(evaluate.work, evaluate.summary),
+    "export": Stage(export.work, export.summary),
+    "verify": Stage(verify.work, verify.summary),
+    "report": Stage(report.work, report.summary),
+}
+
+
+def run_pipeline(
+    config: RunConfig, work_dir: WorkDir, stages: Sequence[str], overwrite: bool = False, table: bool = True
+) -> dict[str, Any]:
+    """Run stages in a work dir; what an earlier call finished is not done again.
+
+    Args:
+        config: The run's configuration.
+        work_dir: Opened for that configuration.
+        stages: Names of stages, in the order of `STAGES`.
+        overwrite: Whether rows that another recipe prepared may be replaced.
+        table: Whether to end with the table of results.
+
+    Returns:
+        What `metrics.json` holds at the end.
+
+    Raises:
+        UserError: configuration, raw data or an earlier stage's results cannot be used.
+        CheckFailed: the exported model does not answer what it should.
+    """
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    run = Run(config, work_dir, Console(work_dir.logs / "pipeline.log"), overwrite)
+    run.console.say(f"{config.name}: {', '.join(stages)} in {work_dir.path} (TensorFlow {tf.__version__})")
+    _refuse_misfit(config)
+    for name in ["generate", *stages] if run.planted and "prepare" in stages else stages:
+        watch = Stopwatch()
+        results = _do(STAGES[name], run)
+        if results is None:
+            run.console.say(f"{name + ':':<10} done before")
+            continue
+        results = {"seconds": watch.seconds, **results}
+        work_dir.note_stage(config.name, name, results)
+        run.console.say(f"{name + ':':<10} {STAGES[name].summary(results)} ({watch.seconds:,.1f} s)")
+    metrics = work_dir.metrics()
+    if table:
+        print_tables(stage_table(metrics), result_table(metrics))
+        for line in _serving_commands(run):
+            print(line)
+    return metrics
+
+
+def _refuse_misfit(config: RunConfig) -> None:
+    """Raise where `[model]` and `[train]` do not fit the features: now, not when the rows have been prepared."""
+    tables = dict.fromkeys(encoding_of(config.data).tables, 1)
+    spec = spec_of(config.data, tables, config.model.embedding_dim)
+    try:
+        compile_model(build(config.model, spec, config.train.precision), config.train)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"`model` and `train` must fit the features: {error}") from None
+    keras.backend.clear_session()
+
+
+def _do(stage: Stage, run: Run) -> dict[str, Any] | None:
+    try:
+        return stage.work(run)
+    except tf.errors.OpError as error:
+        # The input graph checks every block against the manifest; what it found is the user's to mend.
+        damage = _DAMAGE.search(str(error))
+        if damage is None:
+            raise
+        raise DataError(damage[1].replace('"', "").strip() + ".") from None
+    except VerifyError as error:
+        raise CheckFailed(str(error)) from None
+    finally:
+        # The next stage makes a model of its own, and two sets of tables may not fit.
+        keras.backend.clear_session()
+        gc.collect()
+
+
+def _serving_commands(run: Run) -> Iterator[str]:
+    """Yield how to serve the exported model, and how to ask it about a held-out row."""
+    exported, request = run.work_dir.stage("export"), run.work_dir.report / verify.REQUEST
+    if exported is None or not request.is_file():
+        return
+    name, base = exported["model_name"], Path(exported["path"]).parent
+    yield "Serve the model:"
+    yield (
+        f"  {python_command()} -m tfdlrm.serving --model_name {name} --model_base_path {shlex.quote(str(base))} "
+        f"--rest_api_port {_PORT}"
+    )
+    yield "Ask it about a held-out row, from another terminal:"
+    body = shlex.quote(request.read_text(encoding="utf-8").strip())
+    yield f"  curl -d {body} http://localhost:{_PORT}/v1/models/{name}:predict"

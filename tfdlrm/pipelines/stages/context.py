@@ -1,0 +1,168 @@
+"""What the stages share: the run they belong to, and what earlier stages left on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import tensorflow as tf
+import tf_keras as keras
+
+from tfdlrm.data.dataset import packed_dataset
+from tfdlrm.data.encoder import FeatureEncoder
+from tfdlrm.data.files import write_atomic
+from tfdlrm.data.manifest import MANIFEST, Manifest
+from tfdlrm.models.build import build
+from tfdlrm.pipelines.console import Console
+from tfdlrm.pipelines.work_dir import WorkDir
+from tfdlrm.spec.config import RunConfig
+from tfdlrm.spec.errors import ConfigError, DataError
+from tfdlrm.spec.features import FeatureSpec
+from tfdlrm.spec.raw import CRITEO_FORMAT
+from tfdlrm.training.checkpoint import checkpoints, load_checkpoint, read_train_state
+from tfdlrm.training.trainer import compile_model
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the pipeline.
+
+    Attributes:
+        config: Its configuration.
+        work_dir: Its files.
+        console: What it says.
+        overwrite: Whether rows that another recipe prepared may be replaced.
+    """
+
+    config: RunConfig
+    work_dir: WorkDir
+    console: Console
+    overwrite: bool = False
+
+    @property
+    def planted(self) -> bool:
+        """Whether rows are generated, since no raw file is named."""
+        return not self.config.data.raw
+
+    @property
+    def raw(self) -> list[Path | str]:
+        """Raw files in order.
+
+        Raises:
+            ConfigError: none is named, and the format is not the one that rows can be generated in.
+        """
+        if not self.planted:
+            return list(self.config.data.raw)
+        if self.config.data.format != CRITEO_FORMAT:
+            raise ConfigError("`data.raw` must name the raw files (or give --raw). Received: none.")
+        return [self.work_dir.raw / "planted.tsv"]
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The prepared data.
+
+        Raises:
+            DataError: they are not there, or files do not agree with the manifest.
+        """
+        if not (self.work_dir.data / MANIFEST).is_file():
+            raise DataError(f"{self.work_dir.data}: no prepared data. Run the stage `prepare` first.")
+        manifest = Manifest.load(self.work_dir.data)
+        manifest.check(self.work_dir.data)
+        return manifest
+
+    @cached_property
+    def encoder(self) -> FeatureEncoder:
+        """The encoder that prepared the data."""
+        return FeatureEncoder.load(self.work_dir.data)
+
+    @property
+    def spec(self) -> FeatureSpec:
+        """Features and tables of the model."""
+        return self.manifest.spec.with_embedding_dim(self.config.model.embedding_dim)
+
+    @property
+    def model_name(self) -> str:
+        """Name under which the model is exported and served."""
+        return self.config.export.model_name or self.config.name
+
+    @property
+    def untouched_rows(self) -> dict[str, list[int]]:
+        """Rows of rare, unseen and missing values that no training sample read, by table."""
+        statistics, coded = self.manifest.statistics, self.manifest.encoding.tables
+        rows: dict[str, set[int]] = {table.name: set() for table in self.manifest.spec.tables}
+        for name, count in statistics["rare_in_training"].items():
+            if not count:
+                rows[name].add(coded[name].rare_row)
+        for table in self.manifest.spec.tables:
+            features = [f.name for f in self.manifest.spec.sparse if f.table == table.name]
+            if not any(statistics["shares"]["train"][name]["missing"] for name in features):
+                rows[table.name].add(coded[table.name].missing_row)
+        return {name: sorted(numbers) for name, numbers in rows.items() if numbers}
+
+    def held_out(self) -> str | None:
+        """Return the split that judges: test, or validation where no row tests; `None` where every row trains."""
+        splits = self.manifest.splits
+        return next((name for name in ("test", "validation") if name in splits and splits[name].rows), None)
+
+    def batches(self, split: str) -> tf.data.Dataset:
+        """Return the batches of a split in file order."""
+        return packed_dataset(self.work_dir.data, split, self.config.evaluate.batch_size, manifest=self.manifest)
+
+    def new_model(self) -> keras.Model:
+        """Return a compiled model with its initial weights."""
+        model = build(self.config.model, self.spec, self.config.train.precision, self.config.seed)
+        compile_model(model, self.config.train)
+        return model
+
+    def trained_model(self) -> keras.Model:
+        """Return the model with the weights that `evaluate.weights` names.
+
+        Raises:
+            DataError: training has not finished.
+        """
+        paths = self.weights()
+        model = self.new_model()
+        load_checkpoint(model, paths[self.chosen_weights()])
+        return model
+
+    def chosen_weights(self) -> str:
+        """Return `"best"` or `"last"`: what `evaluate.weights` names, the last where validation had no say."""
+        return self.config.evaluate.weights if "best" in self.weights() else "last"
+
+    def weights(self) -> dict[str, Path]:
+        """Return the checkpoints of the last step and, if there was a validation, of the best.
+
+        Raises:
+            DataError: training has not finished, or its checkpoints are gone.
+        """
+        found = checkpoints(self.work_dir.checkpoints)
+        done = self.work_dir.stage("train")
+        if done is None or not found or read_train_state(found[-1]).step != done["steps"]:
+            raise DataError(f"{self.work_dir.checkpoints}: training has not finished. Run the stage `train` first.")
+        self.refuse_other_data()
+        paths = {"last": found[-1]}
+        if done["best_step"] is not None:
+            best = self.work_dir.checkpoints / f"step-{done['best_step']:010d}"
+            paths = {"best": best, **paths}
+        return paths
+
+    def refuse_other_data(self) -> None:
+        """Note which prepared data the checkpoints belong to; raise if it is not the one that is here.
+
+        Raises:
+            DataError: `prepare` has made other rows or ids since training began.
+        """
+        shards = {name: [shard.sha256 for shard in split.shards] for name, split in self.manifest.splits.items()}
+        content = json.dumps([self.manifest.spec.with_embedding_dim(1).model_dump(mode="json"), shards])
+        fingerprint = hashlib.sha256(content.encode()).hexdigest()
+        note = self.work_dir.checkpoints / "data.sha256"
+        if not checkpoints(self.work_dir.checkpoints):
+            write_atomic(note, fingerprint)
+        elif not note.is_file() or note.read_text(encoding="utf-8") != fingerprint:
+            raise DataError(
+                f"{self.work_dir.checkpoints}: trained on other rows than those in {self.work_dir.data}. "
+                "Give another --work-dir, or --overwrite to start afresh."
+            )

@@ -1,0 +1,31 @@
+"""Stage `export`: the chosen weights and the encoder as the next version of a SavedModel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tfdlrm.export.saved_model import export_model
+from tfdlrm.pipelines.stages.context import Run
+
+
+def work(run: Run) -> dict[str, Any]:
+    """Write the version that follows the highest one."""
+    model, weights = run.trained_model(), run.chosen_weights()
+    base = Path(run.config.export.directory) / run.model_name
+    path = export_model(model, run.encoder, base, untouched_rows=run.untouched_rows, config=run.config)
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return {
+        "path": str(path),
+        "model_name": run.model_name,
+        "version": int(path.name),
+        "weights": weights,
+        "step": int(run.weights()[weights].name.removeprefix("step-")),
+        "bytes": size,
+    }
+
+
+def summary(results: Mapping[str, Any]) -> str:
+    """Say what was written."""
+    return f"{results['path']}, {results['bytes'] / 2**20:,.1f} MiB, {results['weights']} weights"

@@ -1,0 +1,61 @@
+"""Stage `prepare`: raw files to packed rows of ids, and the encoder that made them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tfdlrm.data.manifest import MANIFEST, Manifest
+from tfdlrm.data.prepare import prepare
+from tfdlrm.data.raw_blocks import expand_path
+from tfdlrm.data.recipe import difference
+from tfdlrm.pipelines.console import Advance, Stopwatch
+from tfdlrm.pipelines.stages.context import Run
+from tfdlrm.spec.errors import UserError
+
+
+def work(run: Run) -> dict[str, Any] | None:
+    """Prepare the raw files, unless that was done before by the same recipe."""
+    phases = []
+    watch = Stopwatch()
+    with run.console.bars() as bar:
+
+        def phase(name: str, rows: int) -> Advance:
+            phases.append(name)
+            return bar(name, rows)
+
+        manifest = prepare(
+            run.config.data,
+            run.raw,
+            run.work_dir.data,
+            run.config.model.embedding_dim,
+            overwrite=run.overwrite and _is_of_another_recipe(run),
+            progress=phase,
+        )
+    if not phases and run.work_dir.stage("prepare"):
+        return None
+    rows = sum(split.rows for split in manifest.splits.values())
+    return {
+        "rows": rows,
+        **({"rows_per_second": rows / watch.seconds} if phases else {}),
+        "splits": {name: {"rows": s.rows, "positives": s.positives} for name, s in manifest.splits.items()},
+        "table_rows": manifest.spec.table_rows,
+        "statistics": manifest.statistics,
+    }
+
+
+def summary(results: Mapping[str, Any]) -> str:
+    """Say what was prepared."""
+    splits = ", ".join(f"{name} {split['rows']:,}" for name, split in results["splits"].items() if split["rows"])
+    return f"{splits}; {results['table_rows']:,} table rows"
+
+
+def _is_of_another_recipe(run: Run) -> bool:
+    """Tell whether the work dir holds rows that are of no use to this run."""
+    if not (run.work_dir.data / MANIFEST).exists():
+        return False
+    try:
+        recipe = Manifest.load(run.work_dir.data).recipe
+    except UserError:
+        return True
+    return difference(recipe, run.config.data, [expand_path(path) for path in run.raw]) is not None

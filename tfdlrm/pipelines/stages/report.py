@@ -1,0 +1,79 @@
+"""Stage `report`: `report/index.html`, one page that needs no other file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tfdlrm.data.files import write_atomic
+from tfdlrm.pipelines.stages.context import Run
+from tfdlrm.pipelines.stages.evaluate import PREDICTIONS
+from tfdlrm.pipelines.table import result_table, stage_table
+from tfdlrm.pipelines.work_dir import config_toml
+from tfdlrm.report.curves import reliability_bins, roc_points
+from tfdlrm.report.html import Plot, Section, Table, render
+from tfdlrm.report.plots import learning_curve, reliability_diagram, roc_curves, score_distribution
+from tfdlrm.spec.errors import DataError
+
+PAGE = "index.html"
+_NAMES = {"baseline": "hashed logistic regression", "bayes": "best possible"}
+
+
+def work(run: Run) -> dict[str, Any]:
+    """Draw what training and evaluation left, and write the page."""
+    metrics = run.work_dir.metrics()
+    if "evaluate" not in metrics.get("stages", {}):
+        raise DataError(f"{run.work_dir.path}: nothing to report on. Run the stage `evaluate` first.")
+    stages = metrics["stages"]
+    results = result_table(metrics)
+    sections = [
+        Section("Results", tables=[results] if results else [], plots=_result_plots(run, stages["evaluate"])),
+        Section("Training", plots=_training_plots(stages["train"])),
+        Section("Data", tables=[_split_table(stages["prepare"])] if "prepare" in stages else []),
+        Section("Stages", tables=[stage_table(metrics)]),
+        Section("Configuration", code=[config_toml(run.config)]),
+    ]
+    page = run.work_dir.report / PAGE
+    write_atomic(page, render(run.config.name, sections))
+    return {"page": str(page)}
+
+
+def summary(results: Mapping[str, Any]) -> str:
+    """Say where the page is."""
+    return str(results["page"])
+
+
+def _result_plots(run: Run, evaluated: Mapping[str, Any]) -> list[Plot]:
+    if not evaluated["split"]:
+        return []
+    with np.load(run.work_dir.report / PREDICTIONS) as file:
+        columns = dict(file)
+    labels, weight, chosen = columns["label"], columns.get("sample_weight"), columns[evaluated["exported"]]
+    scores = {"DLRM": chosen, **{label: columns[name] for name, label in _NAMES.items() if name in columns}}
+    plots = []
+    if 0 < labels.mean() < 1:
+        curves = {name: roc_points(labels, values, weight) for name, values in scores.items()}
+        plots.append(Plot("ROC: true against false positive rate.", roc_curves(curves)))
+    bins = {
+        name: reliability_bins(labels, values, weight) for name, values in scores.items() if name != _NAMES["bayes"]
+    }
+    caption = "Calibration in bins of equal size: mean label over mean prediction, with 95% intervals."
+    plots.append(Plot(caption, reliability_diagram(bins)))
+    plots.append(Plot("Predicted probabilities by label.", score_distribution(labels, chosen)))
+    return plots
+
+
+def _training_plots(trained: Mapping[str, Any]) -> list[Plot]:
+    if not trained["history"]:
+        return []
+    return [Plot("Log loss and AUC over training steps.", learning_curve(trained["history"], trained["best_step"]))]
+
+
+def _split_table(prepared: Mapping[str, Any]) -> Table:
+    rows = [
+        [name, f"{split['rows']:,}", f"{split['positives'] / split['rows']:.4f}" if split["rows"] else ""]
+        for name, split in prepared["splits"].items()
+    ]
+    return Table("Rows", ["split", "rows", "share of label 1"], rows)

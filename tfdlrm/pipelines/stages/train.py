@@ -1,0 +1,85 @@
+"""Stage `train`: from the newest checkpoint, if there is one, to the last epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from tfdlrm.data.dataset import packed_dataset
+from tfdlrm.pipelines.stages.context import Run
+from tfdlrm.training.checkpoint import checkpoints, read_train_state
+from tfdlrm.training.trainer import set_determinism, train
+
+
+def work(run: Run) -> dict[str, Any] | None:
+    """Train, unless that was done before."""
+    run.refuse_other_data()
+    found = checkpoints(run.work_dir.checkpoints)
+    done = run.work_dir.stage("train")
+    if found and done and read_train_state(found[-1]).step == done["steps"]:
+        return None
+    config, data = run.config.train, _PackedRows(run)
+    if found:
+        run.console.say(f"{'train:':<10} going on from {found[-1].name}")
+    set_determinism(run.config.seed, config.deterministic)
+    model = run.new_model()
+    with run.console.bars() as bar:
+        result = train(
+            model,
+            config,
+            data,
+            run.work_dir.checkpoints,
+            validation=data.validation if run.manifest.splits["validation"].rows else None,
+            progress=bar("train", config.epochs * data.rows),
+            log=lambda line: run.console.say(f"{'train:':<10} {line}"),
+        )
+    state = result.state
+    return {
+        "rows": state.samples,
+        "rows_per_second": state.samples / state.seconds if state.seconds else None,
+        "steps": state.step,
+        "epochs": state.epoch,
+        "stopped_early": result.stopped_early,
+        "best_step": state.best_step,
+        "parameters": model.count_params(),
+        "training_loss": result.loss,
+        "validation": {"best": result.best, "last": result.last},
+        "history": state.history,
+    }
+
+
+def summary(results: Mapping[str, Any]) -> str:
+    """Say how training went."""
+    rate = f", {results['rows_per_second']:,.0f} rows/s" if results["rows_per_second"] else ""
+    early = ", stopped early" if results["stopped_early"] else ""
+    return f"{results['rows']:,} samples in {results['steps']:,} steps{rate}{early}"
+
+
+class _PackedRows:
+    """The prepared rows as `tfdlrm.training` asks for them."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self.rows = run.manifest.splits["train"].rows
+
+    def batches(self, epoch: int, step: int) -> tf.data.Dataset:
+        """Return the training batches of one epoch from a step on."""
+        config = self._run.config
+        return packed_dataset(
+            self._run.work_dir.data,
+            "train",
+            config.train.batch_size,
+            manifest=self._run.manifest,
+            shuffle=True,
+            seed=config.seed,
+            epochs=epoch + 1,
+            start_epoch=epoch,
+            start_step=step,
+            shuffle_blocks=config.data.shuffle_blocks,
+        )
+
+    def validation(self) -> tf.data.Dataset:
+        """Return the validation batches."""
+        return self._run.batches("validation")

@@ -1,0 +1,154 @@
+"""The run directory: `data/ checkpoints/ logs/ report/ metrics.json config.toml`, and `raw/` for generated rows."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from tfdlrm import __version__
+from tfdlrm.data.files import write_atomic
+from tfdlrm.spec.config import RunConfig, load_config
+from tfdlrm.spec.errors import ConfigError, DataError
+
+# Nothing that an earlier stage made depends on these: they may change between calls.
+_FREE_SECTIONS = ("evaluate", "export")
+
+
+class WorkDir:
+    """Paths of a run, its configuration and its metrics.
+
+    Args:
+        path: The directory; made by `open`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.raw = path / "raw"
+        self.data = path / "data"
+        self.checkpoints = path / "checkpoints"
+        self.logs = path / "logs"
+        self.report = path / "report"
+        self.metrics_file = path / "metrics.json"
+        self.config_file = path / "config.toml"
+
+    @contextmanager
+    def open(self, config: RunConfig, overwrite: bool = False) -> Iterator[WorkDir]:
+        """Take the directory for a run, alone.
+
+        Args:
+            config: The run's configuration, written to `config.toml`.
+            overwrite: Drop what an earlier run left. Prepared rows stay; `prepare` decides whether they are of use.
+
+        Yields:
+            This object.
+
+        Raises:
+            ConfigError: the directory holds a run of another configuration, something else, or is in use.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError(f"`--work-dir` must be a directory. Received: {self.path}, a file.")
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(f"{self.path}: another run is using this work dir.") from None
+            if overwrite:
+                self._clear()
+            elif self._has_results():
+                self._refuse_unless_same(config)
+            write_atomic(self.config_file, config_toml(config))
+            yield self
+
+    def metrics(self) -> dict[str, Any]:
+        """Return what `metrics.json` holds, or an empty frame.
+
+        Raises:
+            DataError: the file is not JSON.
+        """
+        try:
+            metrics: dict[str, Any] = json.loads(self.metrics_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise DataError(f"{self.metrics_file}: cannot be read: {error}.") from None
+        return metrics
+
+    def stage(self, name: str) -> dict[str, Any] | None:
+        """Return what a finished stage noted, or `None`."""
+        found: dict[str, Any] | None = self.metrics().get("stages", {}).get(name)
+        return found
+
+    def note_stage(self, run_name: str, stage: str, values: Mapping[str, Any]) -> None:
+        """Put the results of a stage into `metrics.json`."""
+        metrics = {"name": run_name, "tfdlrm": __version__, "stages": {}, **self.metrics()}
+        metrics["stages"][stage] = dict(values)
+        self.write_metrics(metrics)
+
+    def write_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Write `metrics.json`; nan, which JSON does not have, becomes null."""
+        write_atomic(self.metrics_file, json.dumps(_plain(metrics), indent=1, allow_nan=False) + "\n")
+
+    def _has_results(self) -> bool:
+        made = [self.metrics_file, self.data / "manifest.json", *self.checkpoints.glob("step-*")]
+        return self.config_file.is_file() and any(path.exists() for path in made)
+
+    def _refuse_unless_same(self, config: RunConfig) -> None:
+        here = load_config(self.config_file).model_dump(mode="json", exclude=set(_FREE_SECTIONS))
+        asked = config.model_dump(mode="json", exclude=set(_FREE_SECTIONS))
+        difference = first_difference(here, asked)
+        if difference is not None:
+            key, old, new = difference
+            raise ConfigError(
+                f"{self.path}: holds a run of another configuration: `{key}` is {old!r} there and {new!r} now. "
+                "Give another --work-dir, or --overwrite to start afresh."
+            )
+
+    def _clear(self) -> None:
+        for path in (self.checkpoints, self.report, self.logs):
+            shutil.rmtree(path, ignore_errors=True)
+        self.metrics_file.unlink(missing_ok=True)
+
+
+def config_toml(config: RunConfig) -> str:
+    """Return a configuration with every default as TOML that `load_config` reads back."""
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+
+
+def first_difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any] | None:
+    """Return the dotted name and both values of the first thing that differs, or `None`.
+
+    Example:
+        >>> first_difference({"train": {"epochs": 1}}, {"train": {"epochs": 2}})
+        ('train.epochs', 1, 2)
+    """
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in [*old, *(n for n in new if n not in old)]:
+            found = first_difference(old.get(name), new.get(name), f"{key}.{name}" if key else str(name))
+            if found is not None:
+                return found
+        return None
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = enumerate(zip(old, new, strict=True))
+        return next((d for i, (a, b) in pairs if (d := first_difference(a, b, f"{key}[{i}]"))), None)
+    return None if old == new else (key, old, new)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "item"):  # a NumPy scalar
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

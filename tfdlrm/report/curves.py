@@ -1,0 +1,92 @@
+"""What the plots show, computed from labels and probabilities: ROC points and calibration bins."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Samples of similar predicted probability.
+
+    Attributes:
+        rows: Samples in the bin.
+        predicted: Their mean predicted probability.
+        observed: Their mean label.
+        low: Lower end of the 95% Wilson interval of `observed`.
+        high: Upper end.
+    """
+
+    rows: int
+    predicted: float
+    observed: float
+    low: float
+    high: float
+
+
+def roc_points(
+    labels: npt.ArrayLike, scores: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None, points: int = 1000
+) -> tuple[Floats, Floats]:
+    """Return false and true positive rates from (0, 0) to (1, 1).
+
+    Args:
+        labels: 0 or 1, `[n]`; both must occur.
+        scores: Higher means more likely positive, `[n]`. Equal scores are one step of the curve.
+        sample_weight: Weight of each row. Defaults to 1.
+        points: Most points to return; the corners of a longer curve are thinned evenly. At least 2.
+
+    Example:
+        >>> false_rate, true_rate = roc_points([0, 1], [0.2, 0.7])
+        >>> false_rate.tolist(), true_rate.tolist()
+        ([0.0, 0.0, 1.0], [0.0, 1.0, 1.0])
+    """
+    y, s = np.asarray(labels, np.float64), np.asarray(scores)
+    w = np.ones(len(y)) if sample_weight is None else np.asarray(sample_weight, np.float64)
+    order = np.argsort(-s, kind="stable")
+    y, s, w = y[order], s[order], w[order]
+    last_of_tie = np.append(s[1:] != s[:-1], True)
+    true = np.append(0.0, np.cumsum(w * y)[last_of_tie])
+    false = np.append(0.0, np.cumsum(w * (1 - y))[last_of_tie])
+    if len(true) > points:
+        kept = np.unique(np.linspace(0, len(true) - 1, points).round().astype(np.int64))
+        true, false = true[kept], false[kept]
+    return false / false[-1], true / true[-1]
+
+
+def reliability_bins(
+    labels: npt.ArrayLike, probabilities: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None, bins: int = 20
+) -> list[Bin]:
+    """Cut samples, ordered by predicted probability, into bins of equal size.
+
+    Args:
+        labels: 0 or 1, `[n]`.
+        probabilities: Predicted, `[n]`.
+        sample_weight: Weight of each row; intervals take the effective number of rows. Defaults to 1.
+        bins: Number of bins; fewer where there are fewer rows.
+    """
+    y, p = np.asarray(labels, np.float64), np.asarray(probabilities, np.float64)
+    w = np.ones(len(y)) if sample_weight is None else np.asarray(sample_weight, np.float64)
+    order = np.argsort(p, kind="stable")
+    found = []
+    for part in np.array_split(order, min(bins, len(order))):
+        total = float(w[part].sum())
+        if not total:
+            continue
+        observed = float(np.dot(w[part], y[part])) / total
+        low, high = _wilson(observed, total**2 / float(np.sum(w[part] ** 2)))
+        found.append(Bin(len(part), float(np.dot(w[part], p[part])) / total, observed, low, high))
+    return found
+
+
+def _wilson(share: float, rows: float) -> tuple[float, float]:
+    z = NormalDist().inv_cdf(0.975)
+    middle = (share + z**2 / (2 * rows)) / (1 + z**2 / rows)
+    reach = z * math.sqrt(share * (1 - share) / rows + z**2 / (4 * rows**2)) / (1 + z**2 / rows)
+    return max(0.0, middle - reach), min(1.0, middle + reach)
