@@ -33,7 +33,7 @@ class HashedLogisticRegression:
     Each id of each feature is one 0/1 input, hashed into `buckets`; each number is standardised and comes with a second
     input that says whether it is 0 (a missing value is 0 after the encoder).
 
-    Up to `exact_rows` rows are solved exactly by scikit-learn's L-BFGS, with the strength of L2 chosen on the last
+    Up to `exact_rows` rows are solved exactly by scikit-learn's Newton-CG, with the strength of L2 chosen on the last
     fifth of (the last 50,000 of) them. More rows are streamed, never held: FTRL-Proximal (McMahan et al. 2013, made
     for click logs), steps of 512 rows in the order given, statistics of numbers from the first `exact_rows`.
 
@@ -45,7 +45,7 @@ class HashedLogisticRegression:
         epochs: Passes over the batches where they are streamed. Defaults to 2; an iterator is good for 1.
 
     Attributes:
-        solved_by: After `fit`, how: `"L-BFGS, C = 0.3"` or `"FTRL, 2 epochs"`.
+        solved_by: After `fit`, how: `"Newton-CG, C = 0.2"` or `"FTRL, 2 epochs"`.
 
     Raises:
         ValueError: an argument is out of range.
@@ -98,7 +98,7 @@ class HashedLogisticRegression:
         if whole:
             strength = self._solve(head)
             progress(sum(len(label) for _, _, label in head))
-            self.solved_by = f"L-BFGS, C = {strength:g}"
+            self.solved_by = f"Newton-CG, C = {strength:g}"
             return self
         for epoch in range(self.epochs):
             for batch in itertools.chain(head, stream) if epoch == 0 else batches:
@@ -238,6 +238,6 @@ def _choose_strength(x: matrices.csr_array, labels: Floats) -> float:
 
 def _fitted(strength: float, x: matrices.csr_array, labels: Floats) -> LogisticRegression:
     with warnings.catch_warnings():
-        # AUC is settled long before the last digit of the weights is.
+        # What is left after 200 steps, or below the tolerance, moves no AUC by 0.001.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return LogisticRegression(C=strength, max_iter=200, tol=1e-3).fit(x, labels)
+        return LogisticRegression(C=strength, solver="newton-cg", max_iter=200, tol=3e-4).fit(x, labels)
