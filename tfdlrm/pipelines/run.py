@@ -126,9 +126,10 @@ def _do(stage: Stage, run: Run) -> dict[str, Any] | None:
 
 
 def _serving_commands(run: Run) -> Iterator[str]:
-    """Yield how to serve the exported model, and how to ask it about a held-out row."""
-    exported, request = run.work_dir.stage("export"), run.work_dir.report / verify.REQUEST
-    if exported is None or not request.is_file():
+    """Yield how to serve the exported model, and how to ask it about a raw row."""
+    exported, verified = run.work_dir.stage("export"), run.work_dir.stage("verify")
+    request = run.work_dir.report / verify.REQUEST
+    if exported is None or verified is None or not request.is_file():
         return
     name, base = exported["model_name"], Path(exported["path"]).parent
     yield "Serve the model:"
@@ -136,6 +137,6 @@ def _serving_commands(run: Run) -> Iterator[str]:
         f"  {python_command()} -m tfdlrm.serving --model_name {name} --model_base_path {shlex.quote(str(base))} "
         f"--rest_api_port {_PORT}"
     )
-    yield "Ask it about a held-out row, from another terminal:"
+    yield f"Ask it about the first {verified['split']} row, from another terminal:"
     body = shlex.quote(request.read_text(encoding="utf-8").strip())
     yield f"  curl -d {body} http://localhost:{_PORT}/v1/models/{name}:predict"
