@@ -27,6 +27,7 @@ def read_description() -> str:
 
 # TensorFlow and tf_keras move together, and results are checked against one pair of them.
 CORE = [
+    "httpx>=0.27,<1",  # the verify stage asks a server
     "matplotlib>=3.8,<4",
     "numpy>=1.26,<3",
     "polars>=2.1,<3",

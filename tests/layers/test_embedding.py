@@ -189,6 +189,14 @@ def test_l2_is_the_mean_over_the_batch():
     assert float(layer.losses[0]) == pytest.approx(0.5 * total / 10, rel=1e-5)
 
 
+def test_dense_bags_of_another_width_are_refused():
+    spec = make_spec([("a", "x", 2, "sum"), ("b", "y", 1, "sum")], [("x", 11, 4), ("y", 7, 4)])
+    layer = EmbeddingCollection(spec, seed=2)
+    assert layer({"a": tf.constant([[1, 2]]), "b": tf.constant([3])}).shape == (1, 2, 4)
+    with pytest.raises(ValueError, match=r"bags of feature `a` must have shape \[B, 2\]"):
+        layer({"a": tf.constant([[1, 2, 3, 4]]), "b": tf.constant([3, 3])})
+
+
 def test_bad_arguments():
     with pytest.raises(ValueError, match="`spec` must have at least one sparse feature"):
         EmbeddingCollection(FeatureSpec(dense=[{"name": "a"}]))

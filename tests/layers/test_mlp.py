@@ -3,12 +3,25 @@ import pytest
 import tensorflow as tf
 
 from tests.layers.contract import check_layer_contract
+from tfdlrm.layers.dropout import CountedDropout
 from tfdlrm.layers.mlp import MLP
 
 
 def test_contract(tmp_path):
     inputs = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
     check_layer_contract(MLP, {"units": [6, 3], "final_activation": None, "seed": 3}, inputs, tmp_path)
+
+
+def test_contract_of_dropout(tmp_path):
+    inputs = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
+    check_layer_contract(CountedDropout, {"rate": 0.4, "seed": 3}, inputs, tmp_path)
+
+
+def test_dropout_keeps_the_mean_and_the_share():
+    layer = CountedDropout(0.25, seed=1)
+    out = layer(tf.ones([200, 500]), training=True).numpy()
+    assert set(np.unique(out)) == {0.0, np.float32(1 / 0.75)}
+    assert (out == 0).mean() == pytest.approx(0.25, abs=0.01)
 
 
 def test_forward_matches_numpy():

@@ -65,7 +65,7 @@ def test_python_command_starts_this_python(monkeypatch: pytest.MonkeyPatch) -> N
     assert Path(python_command()).resolve() == Path(sys.executable).resolve()
 
 
-def test_recipes_of_the_issue_are_there() -> None:
+def test_recipes_are_there() -> None:
     assert set(RECIPES) >= {
         *("demo", "criteo_kaggle", "criteo_small", "criteo_terabyte", "criteo_terabyte_mlperf", "movielens_100k")
     }

@@ -57,6 +57,19 @@ def test_results_bind_the_configuration(tmp_path: Path, made: str) -> None:
         assert (tmp_path / made).exists() == made.startswith("data")
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_directory_with_other_files_is_left_alone(tmp_path: Path, overwrite: bool) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "mine.txt").write_text("precious")
+    with (
+        pytest.raises(ConfigError, match="must be new, empty or a run's own"),
+        WorkDir(tmp_path).open(CONFIG, overwrite),
+    ):
+        pass
+    assert [p.name for p in tmp_path.iterdir()] == ["logs"]
+    assert (tmp_path / "logs" / "mine.txt").read_text() == "precious"
+
+
 def test_a_directory_has_one_run_at_a_time(tmp_path: Path) -> None:
     work_dir = WorkDir(tmp_path)
     with work_dir.open(CONFIG):

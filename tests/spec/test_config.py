@@ -33,6 +33,8 @@ def test_file_then_overrides(tmp_path):
         ("data.split.fold=5", "`fold` must be below `folds`. Received: 5 and 5"),
         ("name=../x", "`name`: .*pattern"),
         ("data.coding.kind=hash", "`buckets` must be given for kind"),
+        ("data.coding.first_id=1", "`first_id` must be above every reserved row. Received: 1"),
+        ("train.embedding.learning_rate=inf", "`learning_rate`: .*finite"),
     ],
 )
 def test_bad_overrides(override, message):
@@ -87,6 +89,15 @@ def test_recipe_gives_encoding_and_spec():
     assert spec.n_ids == 6
     with pytest.raises(SpecError, match=r"missing \['item'\]"):
         Encoding(features=encoding.features, tables={"user": encoding.tables["user"]}).check(spec)
+
+
+def test_buckets_without_hashing_are_refused():
+    with pytest.raises(SpecError, match='`buckets` must be given for kind "hash" and only there'):
+        encoding_of(DataConfig.model_validate({"sparse": [{"name": "a", "buckets": 50}]}))
+    hashed = DataConfig.model_validate(
+        {"sparse": [{"name": "a", "kind": "vocabulary"}], "coding": {"kind": "hash", "buckets": 5}}
+    )
+    assert encoding_of(hashed).tables["a"].buckets is None
 
 
 def test_features_of_one_table_must_be_coded_alike():

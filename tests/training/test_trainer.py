@@ -136,6 +136,13 @@ def test_divergence_is_an_error_and_keeps_what_was_good(tmp_path):
     assert all(np.isfinite(w).all() for w in model.get_weights())
 
 
+def test_weights_that_blow_up_in_the_last_step_are_not_saved(tmp_path):
+    rows, settings = Rows(64, 32), config(epochs=1, dense={"name": "sgd", "learning_rate": 1e30})
+    with pytest.raises(DivergedError, match="became"):
+        train(fresh(settings), settings, rows, tmp_path)
+    assert checkpoints(tmp_path) == []
+
+
 def saved(tmp_path):
     settings = config()
     model = fresh(settings)

@@ -247,7 +247,14 @@ class EmbeddingCollection(keras.layers.Layer):
                 longest = tf.reduce_max(tf.concat([[0], tf.cast(bag.row_lengths(), tf.int32)], axis=0))
                 tf.debugging.assert_less_equal(longest, feature.hotness, message)
                 bag = bag.to_tensor(tf.constant(-1, bag.dtype), shape=[None, feature.hotness])
-            columns.append(tf.reshape(bag, [-1, feature.hotness]))
+            bag = tf.convert_to_tensor(bag)
+            if bag.shape.rank == 1:
+                bag = bag[:, tf.newaxis]
+            if bag.shape.rank != 2 or bag.shape[1] != feature.hotness:
+                raise ValueError(
+                    f"bags of feature `{feature.name}` must have shape [B, {feature.hotness}]. Received: {bag.shape}."
+                )
+            columns.append(bag)
         return tf.concat(columns, axis=1)
 
 

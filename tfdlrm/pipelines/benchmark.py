@@ -19,6 +19,7 @@ from tfdlrm.data.files import write_atomic
 from tfdlrm.pipelines.cli import run_command
 from tfdlrm.spec.config import ModelConfig, TrainConfig, load_config
 from tfdlrm.spec.criteo import CARDINALITIES, criteo_spec
+from tfdlrm.spec.errors import ConfigError
 from tfdlrm.spec.features import FeatureSpec
 
 
@@ -27,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m tfdlrm.pipelines.benchmark", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="training step through model.fit", allow_abbrev=False)
-    train.add_argument("--batch-size", type=int, default=2048, help="samples a step (default: %(default)s)")
+    train.add_argument("--batch-size", type=_positive, default=2048, help="samples a step (default: %(default)s)")
     train.add_argument(
         "--tables",
         choices=sorted(CARDINALITIES),
@@ -52,12 +53,21 @@ def build_parser() -> argparse.ArgumentParser:
         default="uniform",
         help="how ids are drawn over a table's rows (default: %(default)s)",
     )
-    train.add_argument("--steps", type=int, default=100, help="steps of one repeat (default: %(default)s)")
-    train.add_argument("--repeats", type=int, default=5, help="timed repeats after one warm-up (default: %(default)s)")
+    train.add_argument("--steps", type=_positive, default=100, help="steps of one repeat (default: %(default)s)")
+    train.add_argument(
+        "--repeats", type=_positive, default=5, help="timed repeats after one warm-up (default: %(default)s)"
+    )
     train.add_argument("--seed", type=int, default=0, help="seed of ids and weights (default: %(default)s)")
     train.add_argument("--set", action="append", default=[], metavar="model.KEY=VALUE", help="change the model")
     train.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to a file")
     return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1. Received: {value}")
+    return value
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    if wrong := [text for text in args.set if not text.startswith("model.")]:
+        raise ConfigError(f"`--set` must name a key of `model`. Received: {wrong[0]!r}.")
     figures = measure_training(
         spec=criteo_spec(CARDINALITIES[args.tables], 16),
         model_config=load_config(None, args.set).model,

@@ -175,8 +175,15 @@ def _run(args: argparse.Namespace, default_recipe: Callable[[bool], Path | None]
         return 0
     if args.cross_validate and config.data.split.by != "fold":
         raise ConfigError(f'`data.split.by` must be "fold" for --cross-validate. Received: {config.data.split.by!r}.')
+    if args.cross_validate and args.stages != ",".join(STAGES):
+        raise ConfigError("`--stages` must not be given with --cross-validate, which has stages of its own.")
     if "prepare" in stages:
         _refuse_unreadable(config)
+    if args.overwrite:  # nothing is dropped for a recipe that could not run
+        load_tensorflow()
+        from tfdlrm.pipelines.run import refuse_misfit
+
+        refuse_misfit(config)
     with WorkDir(args.work_dir or Path("runs") / config.name).open(config, args.overwrite) as work_dir:
         # Only now, since it takes seconds, and a slip should be told at once.
         load_tensorflow()

@@ -77,7 +77,7 @@ def run_pipeline(
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     run = Run(config, work_dir, Console(work_dir.logs / "pipeline.log"), overwrite)
     run.console.say(f"{config.name}: {', '.join(stages)} in {work_dir.path} (TensorFlow {tf.__version__})")
-    _refuse_misfit(config)
+    refuse_misfit(config)
     for name in ["generate", *stages] if run.planted and "prepare" in stages else stages:
         watch = Stopwatch()
         results = _do(STAGES[name], run)
@@ -95,7 +95,7 @@ def run_pipeline(
     return metrics
 
 
-def _refuse_misfit(config: RunConfig) -> None:
+def refuse_misfit(config: RunConfig) -> None:
     """Raise where `[model]` and `[train]` do not fit the features: now, not when the rows have been prepared."""
     tables = dict.fromkeys(encoding_of(config.data).tables, 1)
     spec = spec_of(config.data, tables, config.model.embedding_dim)

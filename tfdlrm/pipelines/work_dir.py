@@ -56,6 +56,7 @@ class WorkDir:
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"`--work-dir` must be a directory. Received: {self.path}, a file.")
         self.path.mkdir(parents=True, exist_ok=True)
+        self._refuse_foreign()
         with (self.path / ".lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -96,6 +97,17 @@ class WorkDir:
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Write `metrics.json`; nan, which JSON does not have, becomes null."""
         write_atomic(self.metrics_file, json.dumps(_plain(metrics), indent=1, allow_nan=False) + "\n")
+
+    def _refuse_foreign(self) -> None:
+        """Raise where files lie that no run made: a run replaces and `overwrite` deletes names such as `logs`."""
+        if (self.path / ".lock").exists() or not any(self.path.iterdir()):
+            return
+        if self.config_file.is_file():
+            load_config(self.config_file)
+            return
+        raise ConfigError(
+            f"`--work-dir` must be new, empty or a run's own. Received: {self.path}, which holds other files."
+        )
 
     def _has_results(self) -> bool:
         made = [self.metrics_file, self.data / "manifest.json", *self.checkpoints.glob("step-*")]

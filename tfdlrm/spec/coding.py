@@ -48,6 +48,9 @@ class TableCoding(Frozen):
                 '`buckets` must be given for kind "hash" and only there. '
                 f"Received: kind={self.kind!r}, buckets={self.buckets}."
             )
+        reserved = {"missing_row": self.missing_row, "oov_row": self.oov_row, "rare_row": self.rare_row}
+        if max(reserved.values()) >= self.first_id:
+            raise SpecError(f"`first_id` must be above every reserved row. Received: {self.first_id} and {reserved}.")
         return self
 
 

@@ -178,7 +178,8 @@ class TrainConfig(Frozen):
         deterministic: Same config and seed, same bits on one machine; slower.
         checkpoint_steps: Steps between checkpoints; 0 writes one at the end of each epoch only.
         keep_checkpoints: How many of the newest checkpoints are kept beside the best.
-        early_stopping: Stop after this many epochs without a better validation log loss; 0 never stops.
+        early_stopping: Stop after this many validations without a better `monitor`; 0 never stops. Without
+            validation rows there is nothing to stop by.
         eval_every_steps: Steps between validations; 0 validates at the end of each epoch.
         monitor: The validation metric that decides which checkpoint is best.
     """

@@ -50,6 +50,6 @@ def spec_of(data: DataConfig, vocabulary_sizes: Mapping[str, int], embedding_dim
 def _table_coding(column: SparseColumn, default: TableCoding) -> TableCoding:
     own = column.model_dump(include={"kind", "value", "min_count", "buckets"}, exclude_none=True)
     merged = {**default.model_dump(), **own}
-    if merged["kind"] == "vocabulary":
-        merged["buckets"] = None
+    if merged["kind"] == "vocabulary" and "buckets" not in own:
+        merged["buckets"] = None  # inherited from a default that hashes
     return TableCoding(**merged)

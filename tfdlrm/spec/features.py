@@ -21,7 +21,7 @@ Initializer = Literal["uniform_rows", "uniform", "normal", "zeros"]
 class Frozen(BaseModel):
     """Base of every spec model: immutable, unknown keys refused, errors said in one line as `SpecError`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def __init__(self, **values: Any) -> None:
         try:

@@ -65,6 +65,7 @@ def save_checkpoint(model: keras.Model, directory: Path, state: TrainState) -> P
 
     Raises:
         OSError: the disk is full or not writable; earlier checkpoints stay as they are.
+        DataError: a table holds a value that is not finite.
     """
     final = directory / f"step-{state.step:010d}"
     if final.exists():
@@ -202,7 +203,10 @@ def _write_rows(path: Path, variable: tf.Variable, first: int, rows: int) -> int
     for lo in range(0, rows, _CHUNK_ROWS):
         hi = min(rows, lo + _CHUNK_ROWS)
         # A slice of the variable would copy all of it for every chunk.
-        out[lo:hi] = tf.gather(variable, tf.range(first + lo, first + hi, dtype=tf.int64))
+        piece = tf.gather(variable, tf.range(first + lo, first + hi, dtype=tf.int64)).numpy()
+        if not np.isfinite(piece).all():
+            raise DataError(f"{path.name}: rows of a table became infinite or nan; the checkpoint is not written.")
+        out[lo:hi] = piece
     out.flush()
     del out
     return _crc_of(path)

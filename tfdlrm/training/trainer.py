@@ -172,6 +172,7 @@ def train(
     state = load_checkpoint(model, found[-1]) if found else TrainState()
     progress(state.samples)
     scorer = Scorer(model)
+    tables = {stack.ref() for stack in model.embedding.stacks}
     loss = float("nan")
     while state.epoch < config.epochs and not _gave_up(state, config):
         steps = _steps_of_round(state, config, steps_per_epoch)
@@ -179,6 +180,12 @@ def train(
         if not np.isfinite(loss):
             raise DivergedError(
                 f"training loss became {loss} between steps {state.step - steps} and {state.step}. "
+                f"The checkpoints in {directory} are from before. A smaller learning rate or clipping may help."
+            )
+        # The loss is from before the last update; what is saved must be sound after it.
+        if not all(np.isfinite(weight.numpy()).all() for weight in model.weights if weight.ref() not in tables):
+            raise DivergedError(
+                f"weights became infinite or nan between steps {state.step - steps} and {state.step}. "
                 f"The checkpoints in {directory} are from before. A smaller learning rate or clipping may help."
             )
         at_epoch_end = state.step_in_epoch == steps_per_epoch

@@ -96,6 +96,11 @@ class Run:
         for name, count in statistics["rare_in_training"].items():
             if not count:
                 rows[name].add(coded[name].rare_row)
+            if coded[name].kind == "vocabulary" and coded[name].oov_row not in (
+                coded[name].rare_row,
+                coded[name].missing_row,
+            ):
+                rows[name].add(coded[name].oov_row)  # no training row is unseen
         for table in self.manifest.spec.tables:
             features = [f.name for f in self.manifest.spec.sparse if f.table == table.name]
             if not any(statistics["shares"]["train"][name]["missing"] for name in features):

@@ -10,10 +10,14 @@ from tfdlrm.export.saved_model import export_model
 from tfdlrm.pipelines.stages.context import Run
 
 
-def work(run: Run) -> dict[str, Any]:
-    """Write the version that follows the highest one."""
-    model, weights = run.trained_model(), run.chosen_weights()
-    base = Path(run.config.export.directory) / run.model_name
+def work(run: Run) -> dict[str, Any] | None:
+    """Write the version that follows the highest one, unless these weights were exported there before."""
+    weights, base = run.chosen_weights(), Path(run.config.export.directory) / run.model_name
+    step = int(run.weights()[weights].name.removeprefix("step-"))
+    before = run.work_dir.stage("export")
+    if before and Path(before["path"]).is_dir() and Path(before["path"]).parent == base and before["step"] == step:
+        return None
+    model = run.trained_model()
     path = export_model(model, run.encoder, base, untouched_rows=run.untouched_rows, config=run.config)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return {
@@ -21,7 +25,7 @@ def work(run: Run) -> dict[str, Any]:
         "model_name": run.model_name,
         "version": int(path.name),
         "weights": weights,
-        "step": int(run.weights()[weights].name.removeprefix("step-")),
+        "step": step,
         "bytes": size,
     }
 

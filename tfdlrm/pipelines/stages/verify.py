@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -34,9 +36,22 @@ def work(run: Run) -> dict[str, Any]:
     path, tolerance = Path(exported["path"]), run.config.export.tolerance
     if not path.is_dir():
         raise DataError(f"{path}: no such version. Run the stage `export` again.")
+    try:
+        return _verify(run, exported, path, tolerance)
+    except VerifyError:
+        # A server that watches the folder must not go on serving what answers wrongly.
+        path.rename(path.with_name(f"rejected-{path.name}"))
+        raise
+
+
+def _verify(run: Run, exported: Mapping[str, Any], path: Path, tolerance: float) -> dict[str, Any]:
     split = run.held_out() or "train"
-    # The server loads while the other process is asked.
-    with LocalServer(exported["model_name"], path.parent, run.work_dir.logs / "serving.log") as server:
+    with ExitStack() as stack:
+        # A server loads the newest version of a folder; here it shall be this one, whatever has come since.
+        alone = Path(stack.enter_context(TemporaryDirectory(prefix="tfdlrm-verify-")))
+        (alone / path.name).symlink_to(path.resolve(), target_is_directory=True)
+        # It loads while the other process is asked.
+        server = stack.enter_context(LocalServer(exported["model_name"], alone, run.work_dir.logs / "serving.log"))
         frame = held_out_rows(run, split, run.config.export.verify_rows)
         columns = as_columns(frame, [*run.encoder.columns.numbers, *run.encoder.columns.strings])
         arrays = {n: np.array(v, object if isinstance(v[0], str) else np.float32) for n, v in columns.items()}
