@@ -33,7 +33,6 @@ def test_file_then_overrides(tmp_path):
         ("data.split.fold=5", "`fold` must be below `folds`. Received: 5 and 5"),
         ("name=../x", "`name`: .*pattern"),
         ("data.coding.kind=hash", "`buckets` must be given for kind"),
-        ("data.coding.first_id=1", "`first_id` must be above every reserved row. Received: 1"),
         ("train.embedding.learning_rate=inf", "`learning_rate`: .*finite"),
     ],
 )

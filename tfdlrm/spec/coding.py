@@ -16,7 +16,8 @@ class TableCoding(Frozen):
     """How the values of one table become row ids.
 
     Rows below `first_id` are reserved. Ours: row 0 for missing values, row 1 for values that are rare in
-    training or were never seen there.
+    training or were never seen there. A `missing_row`, `oov_row` or `rare_row` from `first_id` on is shared with a
+    value, as some published recipes have it.
 
     Attributes:
         kind: `"vocabulary"` gives each value seen in training rows at least `min_count` times a row of its own;
@@ -48,9 +49,6 @@ class TableCoding(Frozen):
                 '`buckets` must be given for kind "hash" and only there. '
                 f"Received: kind={self.kind!r}, buckets={self.buckets}."
             )
-        reserved = {"missing_row": self.missing_row, "oov_row": self.oov_row, "rare_row": self.rare_row}
-        if max(reserved.values()) >= self.first_id:
-            raise SpecError(f"`first_id` must be above every reserved row. Received: {self.first_id} and {reserved}.")
         return self
 
 
