@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from tests.data.packed_samples import make_arrays, make_sample, make_spec
-from tfdlrm.data.packed import PackedWriter, id_dtype
+from tfdlrm.data.packed import PackedWriter
 from tfdlrm.spec.errors import ConfigError, DataError
 
 
@@ -43,7 +43,7 @@ def test_any_tfrecord_reader_gives_the_rows_back(tmp_path, block, shard):
 def test_all_columns(tmp_path):
     spec = make_spec(table_rows=2**31 + 5, weighted=True)
     sample = make_sample(tmp_path, rows=100, block=30, spec=spec, sample_weight=True)
-    assert sample.arrays["sparse"].dtype == np.int64 == id_dtype(spec)
+    assert sample.arrays["sparse"].dtype == np.int64 == np.dtype(spec.id_dtype)
     assert set(sample.arrays) == {"dense", "sparse", "label", "weights", "sample_weight"}
     rows = read_records(sample)
     for name, array in sample.arrays.items():

@@ -80,7 +80,7 @@ class FeatureEncoder(tf.Module):
         self.columns = raw_columns(encoding, {f.name: f.table for f in spec.sparse}, spec.dense_names)
         # Read-only views and tuples: TensorFlow would wrap a dict or list and save it as a part of the model.
         self.dense_stats = MappingProxyType(_stats_used(spec, dense_stats))
-        self._id_type = tf.int64 if any(t.vocabulary_size >= 2**31 for t in spec.tables) else tf.int32
+        self._id_type = tf.as_dtype(spec.id_dtype)
         for feature in spec.sparse:
             _refuse_unless_encodable(feature, encoding.features[feature.name].separator)
         self._lookups = tuple(

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from tfdlrm.data.files import sha256_of, write_atomic
 from tfdlrm.spec.coding import Encoding
-from tfdlrm.spec.errors import DataError, SpecError, did_you_mean, explain
+from tfdlrm.spec.errors import DataError, SpecError, did_you_mean, explain, why_unreadable
 from tfdlrm.spec.features import FeatureSpec, Frozen
 
 MANIFEST = "manifest.json"
@@ -157,8 +157,7 @@ class Manifest(Frozen):
         except (FileNotFoundError, NotADirectoryError):
             raise DataError(f"{directory}: not a prepared data set (no {MANIFEST}).") from None
         except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-            raise DataError(f"{path}: cannot be read: {reason}.") from None
+            raise DataError(f"{path}: cannot be read: {why_unreadable(error)}.") from None
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:

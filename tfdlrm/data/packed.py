@@ -32,17 +32,11 @@ class PackedColumn(NamedTuple):
     width: int
 
 
-def id_dtype(spec: FeatureSpec) -> type[np.int32] | type[np.int64]:
-    """Return the dtype of ids: int32 unless a table has 2^31 rows or more."""
-    largest = max((table.vocabulary_size for table in spec.tables), default=0)
-    return np.int64 if largest >= 2**31 else np.int32
-
-
 def packed_columns(spec: FeatureSpec, sample_weight: bool) -> tuple[PackedColumn, ...]:
     """Return the columns of a block, in batch order; those the spec has no use for are left out."""
     columns = [
         PackedColumn("dense", np.float32, spec.n_dense),
-        PackedColumn("sparse", id_dtype(spec), spec.n_ids),
+        PackedColumn("sparse", np.dtype(spec.id_dtype), spec.n_ids),
         PackedColumn("label", np.float32, 1),
     ]
     if spec.has_weights:

@@ -70,10 +70,6 @@ def out_of_vocabulary_rows(spec: FeatureSpec, rows: Mapping[str, int]) -> dict[s
     return {name: rows[name] for name in names}
 
 
-def _id_type(spec: FeatureSpec) -> tf.DType:
-    return tf.int64 if any(table.vocabulary_size >= 2**31 for table in spec.tables) else tf.int32
-
-
 def _batch_signature(spec: FeatureSpec, id_type: tf.DType) -> dict[str, tf.TensorSpec]:
     columns = {"sparse": tf.TensorSpec([None, spec.n_ids], id_type, "sparse")}
     if spec.n_dense:
@@ -85,7 +81,7 @@ def _batch_signature(spec: FeatureSpec, id_type: tf.DType) -> dict[str, tf.Tenso
 
 def _score_function(model: keras.Model) -> Score:
     """Return the model as one traced function, so that its constants are in the SavedModel once."""
-    columns = _batch_signature(model.spec, _id_type(model.spec))
+    columns = _batch_signature(model.spec, tf.as_dtype(model.spec.id_dtype))
 
     @tf.function(input_signature=[columns])
     def score(batch: Batch) -> tf.Tensor:
@@ -104,7 +100,7 @@ def _on_ids(spec: FeatureSpec, score: Score, oov_rows: Mapping[str, int]) -> Any
         # Compared as int64, so that no id wraps around into the table.
         ids = batch["sparse"]
         known = tf.logical_and(ids >= -1, ids < tf.constant(rows, tf.int64))
-        ids = tf.cast(tf.where(known, ids, tf.constant(unseen, tf.int64)), _id_type(spec))
+        ids = tf.cast(tf.where(known, ids, tf.constant(unseen, tf.int64)), tf.as_dtype(spec.id_dtype))
         return {OUTPUT: score({**batch, "sparse": ids})}
 
     return serve_ids.get_concrete_function(**_batch_signature(spec, tf.int64))

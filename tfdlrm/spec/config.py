@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from tfdlrm.spec.coding import TableCoding, ValueKind
-from tfdlrm.spec.errors import ConfigError, SpecError, explain
+from tfdlrm.spec.errors import ConfigError, SpecError, explain, why_unreadable
 from tfdlrm.spec.features import Combiner, DenseTransform, Frozen
 from tfdlrm.spec.raw import CRITEO_FORMAT, RawFormat, Split
 
@@ -247,8 +247,7 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
         try:
             values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-            raise ConfigError(f"{path}: cannot be read: {reason}.") from None
+            raise ConfigError(f"{path}: cannot be read: {why_unreadable(error)}.") from None
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"{path}: not TOML: {error}.") from None
     for override in overrides:

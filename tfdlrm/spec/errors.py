@@ -37,6 +37,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" Did you mean `{close[0]}`?" if close else ""
 
 
+def why_unreadable(error: OSError | UnicodeDecodeError) -> str:
+    """Say in a few words why a text file could not be read."""
+    return str(error.strerror) if isinstance(error, OSError) else "not UTF-8 text"
+
+
 def explain(error: ValidationError, known: Iterable[str] = ()) -> str:
     """Say a pydantic error in one line: the first offending key, the rule, what was received.
 

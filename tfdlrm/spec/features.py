@@ -155,6 +155,11 @@ class FeatureSpec(Frozen):
         return sum(f.hotness for f in self.sparse)
 
     @property
+    def id_dtype(self) -> Literal["int32", "int64"]:
+        """Type of encoded ids: int32 unless a table has 2^31 rows or more."""
+        return "int64" if any(t.vocabulary_size >= 2**31 for t in self.tables) else "int32"
+
+    @property
     def has_weights(self) -> bool:
         """Whether any feature is weighted, so that batches carry `weights`."""
         return any(f.weighted for f in self.sparse)
