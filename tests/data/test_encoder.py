@@ -60,6 +60,7 @@ numbers = st.one_of(
     st.floats(-3, 1000, width=32),
     st.integers(-3, 20).map(float),
     st.sampled_from([float("nan"), float("inf"), -float("inf"), 3.4e38, -3.4e38, 1e300, 16777217.0, 0.1]),
+    st.sampled_from([5.6e-45, -5.6e-45, 1.1e-38, -1.1e-38, 1.2e-38, -1.2e-38]),  # denormal float32, and just not
 )
 row = st.fixed_dictionaries(
     {"age": numbers, "height": numbers, "score": numbers, "visits": numbers}
@@ -92,6 +93,11 @@ def training_rows(count: int = 400) -> list[dict]:
     ]
 
 
+def whole(number: float) -> float:
+    """A number below the smallest normal float32 counts as 0."""
+    return 0.0 if abs(number) < 2.0**-126 else number
+
+
 class Oracle:
     """The mapping, one value at a time, in plain Python."""
 
@@ -120,7 +126,7 @@ class Oracle:
     @staticmethod
     def values(raw, separator: str | None, coding: TableCoding) -> list:
         if coding.value == "number":
-            number = float(np.float32(raw))
+            number = whole(float(np.float32(raw)))
             if not math.isfinite(number):
                 return [None]
             return [math.floor(math.log(number) ** 2) + 3 if number > 2 else math.floor(max(number, -(2.0**62)))]
@@ -161,14 +167,14 @@ class Oracle:
     def dense(self, rows: list[dict]) -> np.ndarray:
         table = np.zeros((len(rows), 4), np.float32)
         for i, raw in enumerate(rows):
-            age, height, score, visits = (np.float32(raw[name]) for name in NUMBERS)
+            age, height, score, visits = (whole(float(np.float32(raw[name]))) for name in NUMBERS)
             shaped = [
-                math.log1p(max(float(age), 0.0)) if math.isfinite(age) else 0.0,
-                (float(height) - self.mean) / self.std if math.isfinite(height) else 0.0,
-                float(score) if math.isfinite(score) else 0.0,
-                math.log1p(max(float(visits), 0.0)) if math.isfinite(visits) else 0.0,
+                math.log1p(max(age, 0.0)) if math.isfinite(age) else 0.0,
+                (height - self.mean) / self.std if math.isfinite(height) else 0.0,
+                score if math.isfinite(score) else 0.0,
+                math.log1p(max(visits, 0.0)) if math.isfinite(visits) else 0.0,
             ]
-            table[i] = np.float32(shaped)
+            table[i] = np.float32([whole(value) for value in shaped])
         return table
 
 
@@ -224,6 +230,15 @@ def test_any_rows_in_a_graph_and_in_bulk(encoder, compiled, rows):
     for part in ("dense", "sparse"):
         np.testing.assert_array_equal(graph[part], bulk[part])
         assert graph[part].dtype == bulk[part].dtype
+
+
+def test_denormals_are_zero_on_every_thread(encoder, compiled):
+    tiny = [2.0**-149, -(2.0**-149), 2.0**-127, -(2.0**-127), 0.0, -0.0]
+    rows = [ROWS[0] | dict.fromkeys(NUMBERS, value) for value in tiny] * 20_000  # enough to share among threads
+    expected = encoder.encode(raw_of([ROWS[0] | dict.fromkeys(NUMBERS, 0.0)]))
+    for batch in (compiled(raw_of(rows)), encoder.encode_frame(frame_of(rows)), encoder.encode(raw_of(rows[:6]))):
+        for part in ("dense", "sparse"):
+            assert (np.asarray(batch[part]) == expected[part].numpy()).all()
 
 
 def test_a_row_does_not_depend_on_its_batch(encoder, compiled):

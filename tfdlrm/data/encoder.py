@@ -39,6 +39,8 @@ class FeatureEncoder(tf.Module):
     be, gets the table's `oov_row`. Empty parts of a bag are skipped; a bag without any is missing and has the
     one id `missing_row`. Values beyond the feature's hotness are dropped.
 
+    Numbers below the smallest normal float32 (1.2e-38) count as zero, before and after a dense feature's transform.
+
     Args:
         spec: The features, in column order.
         encoding: The coding rules of the same features.

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tfdlrm.data.transforms import without_denormals
 from tfdlrm.spec.coding import ValueKind
 
 _MAX_HEX_DIGITS = 16
@@ -112,6 +113,8 @@ def string_keys(values: tf.Tensor) -> tf.Tensor:
 def number_keys(values: tf.Tensor) -> tf.Tensor:
     """Return the bucket of each number: floor(ln(x)^2) + 3 above 2, floor(x) up to 2.
 
+    Numbers below the smallest normal float32 count as 0.
+
     Args:
         values: float32. Any shape.
 
@@ -124,7 +127,7 @@ def number_keys(values: tf.Tensor) -> tf.Tensor:
     """
     finite = tf.where(tf.math.is_finite(values), values, tf.zeros_like(values))
     # In float64, since a float32 logarithm rounds one way in vector registers and another in the rest of a loop.
-    wide = tf.cast(finite, tf.float64)
+    wide = tf.cast(without_denormals(finite), tf.float64)
     # The 3 keeps the buckets apart from the small values themselves.
     above = tf.floor(tf.square(tf.math.log(tf.maximum(wide, 2.0)))) + 3.0
     below = tf.floor(tf.maximum(wide, -_LARGEST_FLOOR))

@@ -12,6 +12,22 @@ from pydantic import Field
 from tfdlrm.spec.features import DenseFeature, Frozen
 
 
+_SMALLEST_NORMAL = np.finfo(np.float32).tiny
+
+
+def without_denormals(values: tf.Tensor) -> tf.Tensor:
+    """Return numbers with those below the smallest normal float32 (1.2e-38) as 0.
+
+    TensorFlow's threads take such numbers for 0 and the calling thread does not, so without this the same row would
+    be encoded in two ways.
+
+    Args:
+        values: float32 or float64. Any shape.
+    """
+    is_tiny = tf.abs(values) < tf.constant(_SMALLEST_NORMAL, values.dtype)
+    return tf.where(is_tiny, tf.zeros_like(values), values)
+
+
 class DenseStats(Frozen):
     """Mean and standard deviation (of the population) of one dense feature over training rows."""
 
@@ -35,6 +51,7 @@ class StatsCounter:
     def add(self, values: npt.NDArray[np.float32]) -> None:
         """Count the finite ones among `values`, float32 `[rows]`; the others are missing."""
         finite = values[np.isfinite(values)].astype(np.float64)
+        finite[np.abs(finite) < _SMALLEST_NORMAL] = 0.0
         if not finite.size:
             return
         count = self._count + finite.size
@@ -59,15 +76,15 @@ def transform_dense(features: Sequence[DenseFeature], stats: Mapping[str, DenseS
     Args:
         features: The dense features, in column order.
         stats: Statistics of the `standardize` features, by name.
-        values: float32 `[B, n_dense]`; what is not finite is missing.
+        values: float32 `[B, n_dense]`; what is not finite is missing, what is below the smallest normal float32 is 0.
 
     Returns:
-        float32 `[B, n_dense]`, 0 where missing.
+        float32 `[B, n_dense]`, 0 where missing; never below the smallest normal float32 but 0.
     """
     is_log = [f.transform == "log1p" for f in features]
     # In float64: float32 log1p differs in its last bit between the vectorized body of a loop and its remainder, so a
     # row's value would depend on its place in the batch. Rounded back to float32, the difference is gone.
-    shaped = wide = tf.cast(values, tf.float64)
+    shaped = wide = tf.cast(without_denormals(values), tf.float64)
     if not all(is_log):
         used = [stats[f.name] if f.transform == "standardize" else DenseStats() for f in features]
         # A reciprocal, as graph optimization would turn a division by a constant into one and round differently.
@@ -75,4 +92,4 @@ def transform_dense(features: Sequence[DenseFeature], stats: Mapping[str, DenseS
         shaped = (wide - tf.constant([s.mean for s in used], tf.float64)) * scale
     if any(is_log):
         shaped = tf.where(tf.constant(is_log), tf.math.log1p(tf.maximum(wide, 0.0)), shaped)
-    return tf.where(tf.math.is_finite(values), tf.cast(shaped, tf.float32), 0.0)
+    return tf.where(tf.math.is_finite(values), tf.cast(without_denormals(shaped), tf.float32), 0.0)
