@@ -89,6 +89,7 @@ def packed_dataset(
         ConfigError: a number is out of its range.
     """
     manifest = Manifest.load(directory) if manifest is None else manifest
+    manifest.refuse_unless_format("packed")
     steps = steps_per_epoch(manifest, split, batch_size, drop_remainder)
     _check_range("seed", seed, 0, 2**63 - 1)
     _check_range("shuffle_blocks", shuffle_blocks, 1)

@@ -34,12 +34,13 @@ def shard_name(split: str, number: int) -> str:
 
 
 class BlockInfo(NamedTuple):
-    """One record of a shard.
+    """One record of a shard; where a record is one row, a run of them.
 
     Attributes:
-        length: Bytes of the whole framed record; a block's offset is the sum of the lengths before it.
+        length: Bytes with the framing; a block's offset is the sum of the lengths before it.
         rows: Rows in it.
-        fingerprint: FarmHash64 of the record's payload as `tf.fingerprint` gives it, 16 hexadecimal digits.
+        fingerprint: FarmHash64 of the payload (of all of them in order) as `tf.fingerprint` gives it, 16 hexadecimal
+            digits.
     """
 
     length: int
@@ -55,7 +56,7 @@ class ShardInfo(Frozen):
         rows: Rows in it.
         bytes: Its size.
         sha256: Its checksum, 64 hexadecimal digits.
-        blocks: Its records in file order.
+        blocks: Its blocks in file order.
     """
 
     file: str = Field(pattern=r"^[A-Za-z0-9_-]+\.tfrecord$")
@@ -113,7 +114,7 @@ class Manifest(Frozen):
 
     Attributes:
         version: Version of this layout.
-        format: How rows lie in records; `"packed"` is a block of rows per record.
+        format: How rows lie in records; `"packed"` is a block of rows per record, `"example"` a record per row.
         spec: Features and tables; gives the columns of every record.
         encoding: How raw values became ids.
         recipe: The settings the data set was prepared with.
@@ -123,7 +124,7 @@ class Manifest(Frozen):
     """
 
     version: int = VERSION
-    format: Literal["packed"] = "packed"
+    format: Literal["packed", "example"] = "packed"
     spec: FeatureSpec
     encoding: Encoding
     recipe: dict[str, Any] = {}
@@ -170,6 +171,11 @@ class Manifest(Frozen):
         # One line per key keeps the file readable by people without a line for each of a million blocks.
         lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in self.model_dump(mode="json").items()]
         write_atomic(Path(directory) / MANIFEST, "{\n" + ",\n".join(lines) + "\n}\n")
+
+    def refuse_unless_format(self, wanted: str) -> None:
+        """Raise `DataError` unless rows lie in records as a reader wants them."""
+        if self.format != wanted:
+            raise DataError(f'`format` of the data set must be "{wanted}" for this reader. Received: "{self.format}".')
 
     def split(self, name: str) -> SplitInfo:
         """Return the split called `name`.

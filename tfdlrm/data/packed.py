@@ -208,26 +208,32 @@ class PackedWriter:
     def _write_block(self) -> None:
         if self._block_rows == 0:
             return
-        feature = {
-            name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[array[: self._block_rows].tobytes()]))
-            for name, array in self._block.items()
-        }
-        example = tf.train.Example(features=tf.train.Features(feature=feature))
-        # Map entries have no order of their own; a fixed one makes equal rows equal files.
-        payload = example.SerializeToString(deterministic=True)
+        payloads = self._payloads({name: array[: self._block_rows] for name, array in self._block.items()})
         if self._file is None:
             self._path = temporary_name(self.directory / shard_name(self.split, len(self._shards)))
             self._file = tf.io.TFRecordWriter(str(self._path))
-        self._file.write(payload)
+        for payload in payloads:
+            self._file.write(payload)
         # A reader gets a block by its offset and must know that it is the very block the manifest means. The
         # CRC of the framing only says that a record agrees with itself, and TensorFlow has no public op for it;
         # `tf.fingerprint` is a stock op, so the input graph can repeat this and compare.
-        fingerprint = tf.fingerprint(tf.constant([payload])).numpy().tobytes().hex()
-        self._blocks.append(BlockInfo(HEADER_BYTES + len(payload) + FOOTER_BYTES, self._block_rows, fingerprint))
+        fingerprint = tf.fingerprint(tf.constant([b"".join(payloads)])).numpy().tobytes().hex()
+        length = sum(HEADER_BYTES + len(payload) + FOOTER_BYTES for payload in payloads)
+        self._blocks.append(BlockInfo(length, self._block_rows, fingerprint))
         self._shard_rows += self._block_rows
         self._block_rows = 0
         if self._shard_rows == self.rows_per_shard:
             self._end_shard()
+
+    def _payloads(self, block: dict[str, npt.NDArray[Any]]) -> list[bytes]:
+        """Return the records that hold a block's matrices `[rows, width]`: here one."""
+        feature = {
+            name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[array.tobytes()]))
+            for name, array in block.items()
+        }
+        example = tf.train.Example(features=tf.train.Features(feature=feature))
+        # Map entries have no order of their own; a fixed one makes equal rows equal files.
+        return [example.SerializeToString(deterministic=True)]
 
     def _end_shard(self) -> None:
         if self._file is None:
@@ -312,4 +318,5 @@ def _little_endian(dtype: npt.DTypeLike) -> np.dtype[Any]:
 
 def _id_bounds(spec: FeatureSpec) -> npt.NDArray[np.int64]:
     rows = [spec.table_of(feature).vocabulary_size for feature in spec.sparse for _ in range(feature.hotness)]
-    return np.array(rows, dtype=np.int64).reshape(1, -1)
+    # In the type of the ids, or comparing would copy all of them to a wider one.
+    return np.array(rows, dtype=spec.id_dtype).reshape(1, -1)
