@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from tfdlrm.models.dlrm import DLRM
     from tfdlrm.spec.config import RunConfig, load_config
     from tfdlrm.spec.features import DenseFeature, FeatureSpec, SparseFeature, TableConfig
-    from tfdlrm.training.optimizers import SGD, DLRMOptimizer, RowWiseAdagrad
+    from tfdlrm.training.optimizers import DLRMOptimizer
+    from tfdlrm.training.row_optimizers import SGD, Adagrad, LazyAdam, RowWiseAdagrad
 
 __version__ = "0.1.0"
 
@@ -40,12 +41,14 @@ __all__ = [
     "DLRM",
     "MLP",
     "SGD",
+    "Adagrad",
     "DLRMOptimizer",
     "DenseFeature",
     "DotInteraction",
     "EmbeddingCollection",
     "FeatureEncoder",
     "FeatureSpec",
+    "LazyAdam",
     "RowWiseAdagrad",
     "RunConfig",
     "SparseFeature",
@@ -56,17 +59,19 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Adagrad": "tfdlrm.training.row_optimizers",
     "DLRM": "tfdlrm.models.dlrm",
-    "MLP": "tfdlrm.layers.mlp",
-    "SGD": "tfdlrm.training.optimizers",
     "DLRMOptimizer": "tfdlrm.training.optimizers",
     "DenseFeature": "tfdlrm.spec.features",
     "DotInteraction": "tfdlrm.layers.interaction",
     "EmbeddingCollection": "tfdlrm.layers.embedding",
     "FeatureEncoder": "tfdlrm.data.encoder",
     "FeatureSpec": "tfdlrm.spec.features",
-    "RowWiseAdagrad": "tfdlrm.training.optimizers",
+    "LazyAdam": "tfdlrm.training.row_optimizers",
+    "MLP": "tfdlrm.layers.mlp",
+    "RowWiseAdagrad": "tfdlrm.training.row_optimizers",
     "RunConfig": "tfdlrm.spec.config",
+    "SGD": "tfdlrm.training.row_optimizers",
     "SparseFeature": "tfdlrm.spec.features",
     "TableConfig": "tfdlrm.spec.features",
     "evaluate_binary": "tfdlrm.metrics.binary",

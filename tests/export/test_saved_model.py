@@ -22,7 +22,8 @@ from tfdlrm.spec.coding import Encoding, FeatureCoding, TableCoding
 from tfdlrm.spec.config import RunConfig
 from tfdlrm.spec.errors import ConfigError, DataError, SpecError
 from tfdlrm.spec.features import DenseFeature, FeatureSpec, SparseFeature, TableConfig
-from tfdlrm.training.optimizers import DLRMOptimizer, RowWiseAdagrad
+from tfdlrm.training.optimizers import DLRMOptimizer
+from tfdlrm.training.row_optimizers import RowWiseAdagrad
 
 ROOT = Path(__file__).resolve().parents[2]
 STRINGS = ("ad", "ad_before", "device", "site", "tags")

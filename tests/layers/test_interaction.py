@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from tests.layers.contract import check_layer_contract
 from tfdlrm.layers.interaction import CatInteraction, DotInteraction
+from tfdlrm.layers.triangle import lower_triangle
 
 RNG = np.random.default_rng(0)
 
@@ -40,15 +41,27 @@ def test_matches_pairwise_products(self_interaction):
     np.testing.assert_allclose(products, pairwise(vectors, self_interaction), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("way", ["product", "copies"])
 @pytest.mark.parametrize("self_interaction", [False, True])
-def test_gradient_matches_finite_differences(self_interaction):
+@pytest.mark.parametrize("n", [1, 2, 27])
+def test_both_ways_pick_the_same_triangle(n, self_interaction, way):
+    if n == 1 and not self_interaction:
+        pytest.skip("one vector has no pair")
+    vectors = RNG.normal(size=(3, n, 4)).astype(np.float32)
+    products = tf.function(lower_triangle(n, self_interaction, way))(vectors)
+    np.testing.assert_allclose(products, pairwise(vectors, self_interaction), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("way", ["product", "copies"])
+@pytest.mark.parametrize("self_interaction", [False, True])
+def test_gradient_matches_finite_differences(self_interaction, way):
     vectors = RNG.normal(size=(2, 4, 3))
     upstream = RNG.normal(size=(2, 10 if self_interaction else 6))
-    layer = DotInteraction(self_interaction, dtype="float64")
+    pick = tf.function(lower_triangle(4, self_interaction, way))
     with tf.GradientTape() as tape:
         x = tf.constant(vectors)
         tape.watch(x)
-        loss = tf.reduce_sum(layer(x) * upstream)
+        loss = tf.reduce_sum(pick(x) * upstream)
     gradient = tape.gradient(loss, x).numpy()
     step = 1e-6
     for index in np.ndindex(vectors.shape):

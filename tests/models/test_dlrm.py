@@ -8,7 +8,8 @@ from tfdlrm.models.dlrm import DLRM
 from tfdlrm.spec.config import ModelConfig
 from tfdlrm.spec.errors import ConfigError
 from tfdlrm.spec.features import FeatureSpec
-from tfdlrm.training.optimizers import SGD, DLRMOptimizer, RowWiseAdagrad
+from tfdlrm.training.optimizers import DLRMOptimizer
+from tfdlrm.training.row_optimizers import SGD, RowWiseAdagrad
 from tfdlrm.training.schedule import WarmupHoldDecay
 
 RNG = np.random.default_rng(0)

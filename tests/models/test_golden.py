@@ -10,7 +10,8 @@ import tf_keras as keras
 
 from tfdlrm.models.dlrm import DLRM
 from tfdlrm.spec.features import FeatureSpec
-from tfdlrm.training.optimizers import SGD, DLRMOptimizer, RowWiseAdagrad
+from tfdlrm.training.optimizers import DLRMOptimizer
+from tfdlrm.training.row_optimizers import SGD, RowWiseAdagrad
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 legacy = keras.optimizers.legacy

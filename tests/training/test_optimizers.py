@@ -4,7 +4,10 @@ import tensorflow as tf
 import tf_keras as keras
 from tf_keras.optimizers import legacy
 
-from tfdlrm.training.optimizers import SGD, DLRMOptimizer, RowWiseAdagrad
+from tfdlrm.spec.config import EmbeddingOptimizerConfig, TrainConfig
+from tfdlrm.training.optimizers import DLRMOptimizer
+from tfdlrm.training.row_optimizers import SGD, Adagrad, LazyAdam, RowWiseAdagrad
+from tfdlrm.training.trainer import build_optimizer
 
 RNG = np.random.default_rng(0)
 ROWS, DIM = 12, 3
@@ -74,6 +77,69 @@ def test_rowwise_adagrad_matches_numpy(decay, graph):
         expected[touched] -= 0.1 * dense[touched] / (np.sqrt(accumulator[touched]) + 1e-3)[:, None]
     np.testing.assert_allclose(var, expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(optimizer.accumulator(var), accumulator, rtol=1e-5)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+@pytest.mark.parametrize("graph", [False, True])
+def test_lazy_adam_matches_numpy(decay, graph):
+    initial = start()
+    var, expected = tf.Variable(initial), initial.astype(np.float64)
+    m, v = np.zeros([ROWS, DIM]), np.zeros([ROWS, DIM])
+    optimizer = LazyAdam(0.1, weight_decay=decay, beta_1=0.8, beta_2=0.9, epsilon=1e-3)
+    apply = applier(optimizer, var, graph)
+    for step, ids in enumerate(BATCHES, start=1):
+        gradient, dense = sparse_gradient(ids, step)
+        apply(gradient)
+        touched = np.unique(ids)
+        m[touched] = 0.8 * m[touched] + 0.2 * dense[touched]
+        v[touched] = 0.9 * v[touched] + 0.1 * dense[touched] ** 2
+        rate = 0.1 * np.sqrt(1 - 0.9**step) / (1 - 0.8**step)
+        expected[touched] *= 1 - 0.1 * decay
+        expected[touched] -= rate * m[touched] / (np.sqrt(v[touched]) + 1e-3)
+    np.testing.assert_allclose(var, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(optimizer.get_slot(var, "m"), m, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+@pytest.mark.parametrize("graph", [False, True])
+def test_adagrad_matches_numpy(decay, graph):
+    initial = start()
+    var, expected = tf.Variable(initial), initial.astype(np.float64)
+    accumulator = np.full([ROWS, DIM], 0.25)
+    optimizer = Adagrad(0.1, initial_accumulator_value=0.25, epsilon=1e-3, weight_decay=decay)
+    apply = applier(optimizer, var, graph)
+    for step, ids in enumerate(BATCHES):
+        gradient, dense = sparse_gradient(ids, step)
+        apply(gradient)
+        touched = np.unique(ids)
+        accumulator[touched] += dense[touched] ** 2
+        expected[touched] *= 1 - 0.1 * decay
+        expected[touched] -= 0.1 * dense[touched] / (np.sqrt(accumulator[touched]) + 1e-3)
+    np.testing.assert_allclose(var, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sgd", "rowwise_adagrad", "adagrad", "adam", "ftrl"])
+def test_only_used_rows_move_and_no_op_has_the_shape_of_the_table(name):
+    rows = 40_009  # a number no other shape has
+    section = EmbeddingOptimizerConfig(name=name, learning_rate=0.1)
+    table = tf.Variable(np.full([rows, DIM], 0.5, np.float32), name="table")
+    optimizer = build_optimizer(TrainConfig(embedding=section))
+    optimizer.bind(Tables(table))
+    optimizer._create_all_weights([table])
+
+    @tf.function
+    def apply(values, ids):
+        gradient = tf.IndexedSlices(values, ids, tf.constant([rows, DIM]))
+        optimizer.apply_gradients([(gradient, table)])
+
+    ids = tf.constant([7, 40_008, 7])
+    values = tf.ones([3, DIM])
+    graph = apply.get_concrete_function(values, ids).graph
+    shapes = [out.shape for op in graph.get_operations() for out in op.outputs]
+    assert not [shape for shape in shapes if shape.rank and shape[0] == rows]
+    apply(values, ids)
+    moved = np.unique(np.nonzero(table.numpy() != 0.5)[0])
+    np.testing.assert_array_equal(moved, [7, 40_008])
 
 
 def test_rowwise_adagrad_on_a_dense_variable():

@@ -70,6 +70,11 @@ class EmbeddingCollection(keras.layers.Layer):
         self._rows_by_column = np.concatenate(
             [[self.spec.table_of(f).vocabulary_size] * f.hotness for f in self.spec.sparse]
         )
+        self._first_row_by_column = np.zeros(self.spec.n_ids, np.int64)
+        self._zero_row_by_column = np.zeros(self.spec.n_ids, np.int64)
+        for stack in self.plan:
+            self._first_row_by_column[stack.columns] = stack.row_offsets
+            self._zero_row_by_column[stack.columns] = stack.rows - 1
         self._feature_by_column = np.concatenate([[f.name] * f.hotness for f in self.spec.sparse])
         # Read order of the stacks is not feature order where stacks interleave; this permutation undoes it.
         read_order = [index for stack in self.plan for index in stack.features]
@@ -99,24 +104,26 @@ class EmbeddingCollection(keras.layers.Layer):
                 "`weights` must be given exactly where the spec has weighted features. "
                 f"Received: weights={'given' if weights is not None else None}."
             )
-        ids = self._checked(ids)
+        ids, padded = self._checked(ids)
+        present = ids >= 0
+        rows = ids + self._first_row_by_column.astype(ids.dtype.as_numpy_dtype)
+        zero_rows = self._zero_row_by_column.astype(ids.dtype.as_numpy_dtype)
+        rows = tf.cond(padded, lambda: tf.where(present, rows, zero_rows), lambda: rows)
         pooled: list[tf.Tensor] = []
         squares = []
         for stack, variable in zip(self.plan, self.stacks, strict=True):
-            columns = _columns(ids, stack.columns)
-            present = columns >= 0
-            rows = tf.where(present, columns + stack.row_offsets.astype(ids.dtype.as_numpy_dtype), stack.rows - 1)
-            vectors = tf.gather(variable, rows)
+            vectors = tf.gather(variable, _columns(rows, stack.columns))
+            stack_present = _columns(present, stack.columns)
             # Padding reads a row of zeros; the mask keeps its gradient zero too, so that the row stays so.
             vectors = tf.cond(
-                tf.reduce_all(present),
+                padded,
+                lambda v=vectors, m=stack_present: v * tf.cast(m, v.dtype)[:, :, tf.newaxis],
                 lambda v=vectors: v,
-                lambda v=vectors, m=present: v * tf.cast(m, v.dtype)[:, :, tf.newaxis],
             )
             if self.l2:
                 squares.append(tf.reduce_sum(tf.square(vectors)))
             stack_weights = None if weights is None else _columns(weights, stack.columns)
-            pooled.extend(self._pool(stack, vectors, present, stack_weights))
+            pooled.extend(self._pool(stack, vectors, stack_present, stack_weights))
         if self.l2:
             self.add_loss(self.l2 * tf.add_n(squares) / tf.cast(tf.shape(ids)[0], tf.float32))
         return self._in_feature_order(pooled)
@@ -181,20 +188,24 @@ class EmbeddingCollection(keras.layers.Layer):
         self.build(None)
         return self.stacks[index], start, self.spec.table(name)
 
-    def _checked(self, ids: tf.Tensor) -> tf.Tensor:
-        """Return the ids, or fail naming feature and id: in a stack, a foreign id would read a neighbour's row."""
+    def _checked(self, ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return the ids and whether any is padding.
+
+        An id outside its table is an error that names feature and id: in a stack it would read a neighbour's row.
+        """
         rows = tf.constant(self._rows_by_column, ids.dtype)
-        valid = tf.logical_and(ids >= -1, ids < rows)
+        lowest = tf.reduce_min(ids)
 
         def refuse() -> tf.Tensor:
-            place = tf.where(tf.logical_not(valid))[0]
+            place = tf.where(tf.logical_or(ids < -1, ids >= rows))[0]
             feature = tf.gather(tf.constant(self._feature_by_column), place[1])
             message = "ids must be -1 or a row of their table. Received feature, id, rows of the table:"
             failed = tf.debugging.Assert(False, [message, feature, tf.gather_nd(ids, place), tf.gather(rows, place[1])])
             with tf.control_dependencies([] if failed is None else [failed]):
                 return tf.identity(ids)
 
-        return tf.cond(tf.reduce_all(valid), lambda: ids, refuse)
+        valid = tf.logical_and(lowest >= -1, tf.reduce_all(ids < rows))
+        return tf.cond(valid, lambda: ids, refuse), lowest < 0
 
     def _pool(self, stack: Stack, vectors: tf.Tensor, present: tf.Tensor, weights: tf.Tensor | None) -> list[tf.Tensor]:
         """Turn `[B, columns, d]` into one `[B, run, d]` for each run of features pooled alike."""
@@ -209,7 +220,8 @@ class EmbeddingCollection(keras.layers.Layer):
         pooled, start = [], 0
         for hotness, combiner, weighted, count in runs:
             stop = start + hotness * count
-            bag = vectors[:, start:stop]
+            # The gradient of a slice fills a tensor with zeros first: none is taken where the run is the whole stack.
+            bag = vectors if len(runs) == 1 else vectors[:, start:stop]
             share = tf.cast(present[:, start:stop], vectors.dtype)
             if weighted and weights is not None:
                 share *= weights[:, start:stop]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
 from tfdlrm.layers.registry import serializable
+from tfdlrm.layers.triangle import lower_triangle
 
 
 @serializable
@@ -39,14 +38,11 @@ class DotInteraction(keras.layers.Layer):
         self.self_interaction = bool(self_interaction)
 
     def build(self, input_shape: Any) -> None:
-        """Lay out the 0/1 matrix that picks the triangle out of the flattened `[n, n]` products."""
+        """Check the number of vectors and lay out the constants that pick the triangle."""
         n = self._vectors(input_shape)
         if n < (1 if self.self_interaction else 2):
             raise ValueError(f"`inputs` must hold at least two vectors a sample. Received: shape {input_shape}.")
-        rows, columns = np.tril_indices(n, k=0 if self.self_interaction else -1)
-        select = np.zeros([n * n, rows.size], np.float32)
-        select[rows * n + columns, np.arange(rows.size)] = 1.0
-        self._pick = _lower_triangle(select)
+        self._pick = lower_triangle(n, self.self_interaction)
         super().build(input_shape)
 
     def call(self, inputs: Any) -> tf.Tensor:
@@ -79,32 +75,6 @@ class DotInteraction(keras.layers.Layer):
         if shape.rank != 3 or shape[1] is None:
             raise ValueError(f"`inputs` must have shape [B, n, d] with n known. Received: {shape}.")
         return int(shape[1])
-
-
-def _lower_triangle(select: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Return the op `[B, n, d]` -> `[B, pairs]` for a selection matrix `[n * n, pairs]`.
-
-    The triangle is picked by a product with a constant 0/1 matrix: exact, and on a CPU cheaper than a gather, whose
-    gradient is a scatter. The gradient of T T^T for an upstream S is (S + S^T) T: mirroring the constant
-    instead of adding two batched products halves the backward pass.
-    """
-    n = int(round(select.shape[0] ** 0.5))
-    mirrored = select + select.reshape(n, n, -1).transpose(1, 0, 2).reshape(select.shape)
-
-    @tf.custom_gradient
-    def pick(vectors: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-        products = tf.matmul(vectors, vectors, transpose_b=True)
-        picked = tf.matmul(tf.reshape(products, [-1, n * n]), tf.constant(select, vectors.dtype))
-
-        def gradient(upstream: tf.Tensor) -> tf.Tensor:
-            with tf.name_scope("interaction"):  # a profile tells by the name whose time this is
-                both = tf.matmul(upstream, tf.constant(mirrored, vectors.dtype), transpose_b=True)
-                return tf.matmul(tf.reshape(both, [-1, n, n]), vectors)
-
-        return picked, gradient
-
-    typed: Callable[[tf.Tensor], tf.Tensor] = pick
-    return typed
 
 
 @serializable

@@ -13,6 +13,7 @@ from tfdlrm.layers.embedding import EmbeddingCollection
 from tfdlrm.layers.interaction import CatInteraction, DotInteraction
 from tfdlrm.layers.mlp import MLP
 from tfdlrm.layers.registry import serializable
+from tfdlrm.models.accumulation import accumulated_gradients
 from tfdlrm.spec.features import FeatureSpec
 
 Batch = Mapping[str, tf.Tensor]
@@ -129,19 +130,48 @@ class DLRM(keras.Model):
                 features = tf.concat([x, features], axis=1)
         return tf.cast(self.top(features, training=training), tf.float32)
 
-    def compile(self, optimizer: Any = "rmsprop", loss: Any = "binary_crossentropy", **kwargs: Any) -> None:
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = "binary_crossentropy",
+        accumulation_steps: int = 1,
+        **kwargs: Any,
+    ) -> None:
         """Configure training as `keras.Model.compile` does, and tell a two-part optimizer which variables are tables.
 
         Args:
             optimizer: A `tf_keras` legacy optimizer, such as `tfdlrm.DLRMOptimizer`.
             loss: Defaults to `"binary_crossentropy"`.
+            accumulation_steps: Passes a batch is cut into before the one update; the result is that of one pass.
+                Defaults to 1.
             **kwargs: Passed on.
+
+        Raises:
+            ValueError: `accumulation_steps` is below 1.
         """
+        if accumulation_steps < 1:
+            raise ValueError(f"`accumulation_steps` must be at least 1. Received: {accumulation_steps}.")
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
+        self.accumulation_steps = int(accumulation_steps)
         inner = getattr(self.optimizer, "inner_optimizer", self.optimizer)
         bind = getattr(inner, "bind", None)
         if bind is not None:
             bind(self.embedding)
+
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """Take one step on one batch, in `accumulation_steps` passes."""
+        if self.accumulation_steps == 1:
+            logs: dict[str, tf.Tensor] = super().train_step(data)
+            return logs
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        gradients, predicted = accumulated_gradients(self, x, y, sample_weight, self.accumulation_steps)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        logs = self.compute_metrics(x, y, predicted, sample_weight)
+        return logs
+
+    def get_compile_config(self) -> dict[str, Any]:
+        """Return what `compile` was given."""
+        return {**super().get_compile_config(), "accumulation_steps": self.accumulation_steps}
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments; the spec as JSON values."""

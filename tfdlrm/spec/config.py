@@ -14,7 +14,7 @@ from tfdlrm.spec.errors import ConfigError, SpecError, explain, why_unreadable
 from tfdlrm.spec.features import Combiner, DenseTransform, Frozen
 from tfdlrm.spec.raw import CRITEO_FORMAT, RawFormat, Split
 
-EmbeddingOptimizer = Literal["sgd", "rowwise_adagrad"]
+EmbeddingOptimizer = Literal["sgd", "rowwise_adagrad", "adagrad", "adam", "ftrl"]
 DenseOptimizer = Literal["sgd", "adagrad", "adam", "rmsprop", "ftrl"]
 
 
@@ -126,9 +126,18 @@ class OptimizerConfig(Frozen):
 
 
 class EmbeddingOptimizerConfig(OptimizerConfig):
-    """`[train.embedding]`: the optimizer of the embedding tables."""
+    """`[train.embedding]`: the optimizer of the embedding tables. Each moves the rows a batch used, and no other.
+
+    `adam` is LazyAdam: moments of untouched rows do not age. `ftrl` has no weight decay.
+    """
 
     name: EmbeddingOptimizer = "sgd"
+
+    @model_validator(mode="after")
+    def _without_decay(self) -> EmbeddingOptimizerConfig:
+        if self.name == "ftrl" and self.weight_decay:
+            raise SpecError(f'`weight_decay` must be 0 where `name` is "ftrl". Received: {self.weight_decay}.')
+        return self
 
 
 class DenseOptimizerConfig(OptimizerConfig):
@@ -168,7 +177,9 @@ class TrainConfig(Frozen):
     """`[train]`: how the network learns.
 
     Attributes:
-        batch_size: Samples per step.
+        batch_size: Samples per step, that is per update of the weights.
+        accumulation_steps: Pieces a batch is cut into; each goes forward and backward on its own, gradients are
+            summed, the weights are updated once. Same result as one piece, less memory for activations.
         epochs: Passes over the training rows.
         embedding, dense: The two halves of the optimizer.
         schedule: Learning-rate schedule.
@@ -185,6 +196,7 @@ class TrainConfig(Frozen):
     """
 
     batch_size: int = Field(default=128, ge=1)
+    accumulation_steps: int = Field(default=1, ge=1)
     epochs: int = Field(default=1, ge=1)
     embedding: EmbeddingOptimizerConfig = EmbeddingOptimizerConfig()
     dense: DenseOptimizerConfig = DenseOptimizerConfig()

@@ -14,7 +14,7 @@ import tf_keras as keras
 from tf_keras.optimizers import legacy
 
 from tfdlrm.metrics.binary import BinaryMetrics, evaluate_binary
-from tfdlrm.spec.config import TrainConfig
+from tfdlrm.spec.config import EmbeddingOptimizerConfig, TrainConfig
 from tfdlrm.spec.errors import ConfigError, UserError
 from tfdlrm.training.checkpoint import (
     TrainState,
@@ -23,7 +23,8 @@ from tfdlrm.training.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
-from tfdlrm.training.optimizers import SGD, DLRMOptimizer, RowWiseAdagrad
+from tfdlrm.training.optimizers import DLRMOptimizer
+from tfdlrm.training.row_optimizers import SGD, Adagrad, LazyAdam, RowWiseAdagrad
 from tfdlrm.training.schedule import WarmupHoldDecay
 
 Progress = Callable[[int], None]
@@ -49,16 +50,7 @@ class TrainingData(Protocol):
 
 def build_optimizer(config: TrainConfig) -> DLRMOptimizer:
     """Return the optimizer that `[train]` describes."""
-    embedding, dense, schedule = config.embedding, config.dense, config.schedule
-    if embedding.name == "sgd":
-        rows: legacy.Optimizer = SGD(embedding.learning_rate, weight_decay=embedding.weight_decay)
-    else:
-        rows = RowWiseAdagrad(
-            embedding.learning_rate,
-            initial_accumulator_value=embedding.initial_accumulator,
-            epsilon=embedding.epsilon or 1e-10,
-            weight_decay=embedding.weight_decay,
-        )
+    dense, schedule = config.dense, config.schedule
     epsilon = {"epsilon": dense.epsilon} if dense.epsilon else {}
     if dense.name == "adagrad":
         mlp = legacy.Adagrad(
@@ -71,13 +63,36 @@ def build_optimizer(config: TrainConfig) -> DLRMOptimizer:
     clip: dict[str, Any] = {} if config.global_clipnorm is None else {"global_clipnorm": config.global_clipnorm}
     constant = not schedule.warmup_steps and not schedule.decay_steps
     factor: Any = 1.0 if constant else WarmupHoldDecay(**schedule.model_dump())
-    return DLRMOptimizer(rows, mlp, learning_rate=factor, dense_weight_decay=dense.weight_decay, **clip)
+    return DLRMOptimizer(
+        _row_optimizer(config.embedding), mlp, learning_rate=factor, dense_weight_decay=dense.weight_decay, **clip
+    )
+
+
+def _row_optimizer(config: EmbeddingOptimizerConfig) -> legacy.Optimizer:
+    if config.name == "sgd":
+        return SGD(config.learning_rate, weight_decay=config.weight_decay)
+    if config.name == "ftrl":
+        return legacy.Ftrl(config.learning_rate, initial_accumulator_value=config.initial_accumulator or 0.1)
+    if config.name == "adam":
+        return LazyAdam(config.learning_rate, weight_decay=config.weight_decay, epsilon=config.epsilon or 1e-7)
+    kind = {"adagrad": Adagrad, "rowwise_adagrad": RowWiseAdagrad}[config.name]
+    return kind(
+        config.learning_rate,
+        initial_accumulator_value=config.initial_accumulator,
+        epsilon=config.epsilon or 1e-10,
+        weight_decay=config.weight_decay,
+    )
 
 
 def compile_model(model: keras.Model, config: TrainConfig) -> None:
     """Compile a model as `[train]` says: its optimizer, log loss from logits, several steps a call."""
     loss = keras.losses.BinaryCrossentropy(label_smoothing=config.label_smoothing)
-    model.compile(build_optimizer(config), loss=loss, steps_per_execution=STEPS_PER_EXECUTION)
+    model.compile(
+        build_optimizer(config),
+        loss=loss,
+        steps_per_execution=STEPS_PER_EXECUTION,
+        accumulation_steps=config.accumulation_steps,
+    )
 
 
 def set_determinism(seed: int, deterministic: bool) -> None:
