@@ -31,7 +31,8 @@ def accumulated_gradients(
 
     def piece(index: tf.Tensor) -> tuple[list[Any], tf.Tensor]:
         start, stop = index * samples // pieces, (index + 1) * samples // pieces
-        x_part, y_part, weight_part = tf.nest.map_structure(lambda t: t[start:stop], (x, y, sample_weight))
+        x_part, y_part = tf.nest.map_structure(lambda t: t[start:stop], (x, y))
+        weight_part = None if sample_weight is None else sample_weight[start:stop]
         with tf.GradientTape() as tape:
             predicted = model(x_part, training=True)
             # The loss of a piece is a mean over its samples: it enters the batch's mean with its share of them.
