@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from tfdlrm.data.encoder import FeatureEncoder
 from tfdlrm.data.keys import hash_rows, string_keys
+from tfdlrm.data.parallel import ordered_map
 from tfdlrm.data.transforms import DenseStats
 from tfdlrm.data.vocabulary import Vocabulary, VocabularyBuilder
 from tfdlrm.spec.coding import Encoding, FeatureCoding, TableCoding
@@ -514,3 +515,60 @@ def test_real_criteo_rows(shared_data):
         assert batch["sparse"][:, place].tolist() == [ids.get(row[14 + place], 1) for row in test]
     logs = [[math.log1p(max(float(c), 0.0)) if c else 0.0 for c in row[1:14]] for row in test]
     np.testing.assert_array_almost_equal_nulp(batch["dense"], np.float32(logs), nulp=1)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    values=st.lists(st.sampled_from([None, 0, 1, 10, 2**32 - 1, 2**63, 2**64 - 1, 0x68FD1E64]), max_size=30),
+    known=st.sets(st.sampled_from([0, 1, 10, 11, 2**32 - 1, 2**63, 2**64 - 1])),
+    hashed=st.booleans(),
+)
+def test_keys_are_encoded_as_their_texts(values, known, hashed):
+    coding = TableCoding(kind="hash", buckets=7, missing_row=3, first_id=4) if hashed else TableCoding(oov_row=0)
+    encoding = Encoding(features={"c": FeatureCoding(source="c")}, tables={"c": coding})
+    as_text = pl.DataFrame({"c": ["" if v is None else f"{v:x}" for v in values]}, schema={"c": pl.String})
+    longest = max([v or 0 for v in values], default=0)
+    as_keys = pl.DataFrame(
+        {"c": [v or 0 for v in values], "missing:c": [v is None for v in values]},
+        schema={"c": pl.UInt32 if longest < 2**32 else pl.UInt64, "missing:c": pl.Boolean},
+    )
+    vocabularies = []
+    for training in (as_text, as_keys):
+        builder = VocabularyBuilder(encoding, {"c": "c"})
+        builder.add(training)
+        vocabularies.append(builder.build()[0]["c"])
+    np.testing.assert_array_equal(vocabularies[0].keys, vocabularies[1].keys)
+    np.testing.assert_array_equal(vocabularies[0].ids, vocabularies[1].ids)
+    keys = np.sort(np.array(sorted(known), np.uint64).view(np.int64))
+    vocabulary = Vocabulary(keys, np.arange(len(keys), dtype=np.int32) + 2, len(keys) + 2)
+    spec = FeatureSpec(
+        sparse=[SparseFeature(name="c", table="c")],
+        tables=[TableConfig(name="c", vocabulary_size=20, embedding_dim=1)],
+    )
+    encoder = FeatureEncoder(spec, encoding, {"c": vocabulary}, {})
+    in_graph = encoder.encode({"c": tf.constant(as_text["c"].to_list(), tf.string)})["sparse"]
+    np.testing.assert_array_equal(encoder.encode_frame(as_text)["sparse"], in_graph)
+    np.testing.assert_array_equal(encoder.encode_frame(as_keys)["sparse"], in_graph)
+
+
+@pytest.mark.parametrize("transform", ["log1p", "identity", "standardize"])
+def test_numbers_in_bulk_equal_those_in_the_graph(transform):
+    feature = DenseFeature(name="x", transform=transform)
+    stats = {"x": DenseStats(mean=3.25, std=7.5)}
+    encoder = FeatureEncoder(FeatureSpec(dense=[feature]), Encoding(features={}, tables={}), {}, stats)
+    whole = np.arange(-40, 70_000, dtype=np.float32)
+    odd = [np.nan, np.inf, -np.inf, -0.0, 0.5, -0.5, 2.0**31, -(2.0**31), 2.0**32, 3e38, -3e38, 1e-40, 65519.5, -16.5]
+    values = np.concatenate([whole, np.array(odd, np.float32), np.random.default_rng(0).normal(0, 1e4, 5000)])
+    values = values.astype(np.float32)
+    graph = tf.function(encoder.encode)({"x": tf.constant(values)})["dense"].numpy()
+    bulk = encoder.encode_frame(pl.DataFrame({"x": values}))["dense"]
+    assert graph.tobytes() == bulk.tobytes()
+
+
+def test_texts_are_encoded_from_several_threads(encoder):
+    frame = frame_of(ROWS)
+    expected = encoder.encode_frame(frame)
+    fresh = FeatureEncoder(encoder.spec, ENCODING, encoder.vocabularies, dict(encoder.dense_stats))
+    for batch in ordered_map(fresh.encode_frame, [frame] * 8, 4):
+        for part in ("dense", "sparse"):
+            np.testing.assert_array_equal(batch[part], expected[part])

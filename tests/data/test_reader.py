@@ -227,3 +227,41 @@ def test_movielens_100k(shared_data):
         flags = "|".join(genre for genre, flag in zip(genres, items[i][5:], strict=True) if flag == "1")
         expected.append((float(int(rating) >= 4), float(users[u][1]), u, i, users[u][2], items[i][1], flags, time))
     assert frame.rows() == expected and len(expected) == 100_000
+
+
+def test_keys_are_the_numbers_of_the_texts(tmp_path):
+    path = tmp_path / "rows.tsv"
+    path.write_text("1\t0a\tff\n0\t\tFFFFFFFFFFFFFFFF\n1\tFFFFFFFF\t\n0\tx\t1\n0\t00000000000000000\t1\n")
+    reader = RawReader(
+        RawFormat(columns=("label", "c", "d")), [path], keys=["d", "c"], max_bad_share=0.4, chunk_bytes=1 << 16
+    )
+    frame, rows = read_all(reader)
+    assert rows == [0, 1, 2]
+    assert frame.columns == ["label", "d", "missing:d", "c", "missing:c"]
+    assert frame["c"].to_list() == [10, 0, 2**32 - 1] and frame["missing:c"].to_list() == [False, True, False]
+    assert frame["d"].to_list() == [255, 2**64 - 1, 0] and frame["missing:d"].to_list() == [False, False, True]
+    assert (frame.schema["c"], frame.schema["d"]) == (pl.UInt32, pl.UInt64)
+    assert dict(reader.bad.counts) == {"`c` must be up to 16 hexadecimal digits": 2}
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_chunks_come_in_order_from_any_number_of_threads(tmp_path, threads):
+    path = tmp_path / "day_0"
+    lines = criteo_text(300).splitlines()
+    lines[7], lines[250] = "bad", lines[250] + "\tff"
+    path.write_text("\n".join(lines) + "\n")
+    aside = tmp_path / "bad.tsv"
+    reader = RawReader(
+        CRITEO_FORMAT,
+        [path],
+        DENSE_COLUMNS,
+        keys=SPARSE_COLUMNS,
+        max_bad_share=0.1,
+        bad_rows_file=aside,
+        chunk_bytes=999,
+    )
+    whole = list(reader.map(lambda chunk: (chunk.index, chunk.rows.tolist(), chunk.frame.rows()), threads))
+    assert [index for index, *_ in whole] == list(range(len(whole))) and len(whole) > 20
+    assert [row for _, rows, _ in whole for row in rows] == [row for row in range(300) if row not in (7, 250)]
+    assert whole == [(chunk.index, chunk.rows.tolist(), chunk.frame.rows()) for chunk in reader]
+    assert [line.split("\t")[1] for line in aside.read_text().splitlines()] == ["8", "251"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,18 @@ class RawColumns:
 
     numbers: tuple[str, ...]
     strings: tuple[str, ...]
+
+
+class KeyColumn(NamedTuple):
+    """A raw column of keys.
+
+    Attributes:
+        keys: uint32 or uint64 `[rows]`, of no meaning where missing.
+        missing: bool `[rows]`.
+    """
+
+    keys: npt.NDArray[Any]
+    missing: npt.NDArray[np.bool_]
 
 
 def raw_columns(encoding: Encoding, table_of: Mapping[str, str], dense: Iterable[str]) -> RawColumns:
@@ -84,6 +97,17 @@ def string_column(frame: pl.DataFrame, name: str) -> pl.Series:
     if series.dtype not in (pl.String, pl.Null):
         raise DataError(f"column `{name}` must hold strings. Received: {series.dtype}.")
     return series.cast(pl.String).fill_null("") if series.null_count() else series
+
+
+def is_keyed(frame: pl.DataFrame, name: str) -> bool:
+    """Tell whether a column holds hexadecimal keys as numbers, as `key_column` takes them, rather than as text."""
+    return _column(frame, name).dtype in (pl.UInt32, pl.UInt64)
+
+
+def key_column(frame: pl.DataFrame, name: str) -> KeyColumn:
+    """Return a column of keys, which has its `missing:<name>` beside it."""
+    # No nulls: Polars takes longer to put them in and out than all the rest takes.
+    return KeyColumn(_column(frame, name).to_numpy(), _column(frame, f"missing:{name}").to_numpy())
 
 
 def string_tensor(series: pl.Series) -> tf.Tensor:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import functools
+import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import tensorflow as tf
 
-from tfdlrm.data.columns import number_column, raw_columns, string_column, string_tensor
+from tfdlrm.data.columns import is_keyed, key_column, number_column, raw_columns, string_column, string_tensor
 from tfdlrm.data.encoder_files import EncoderParts, load_parts, part_names, save_parts
 from tfdlrm.data.keys import Keys, keys_of
-from tfdlrm.data.lookup import TableLookup
-from tfdlrm.data.transforms import DenseStats, transform_dense
+from tfdlrm.data.lookup import BulkLookup, TableLookup
+from tfdlrm.data.transforms import BulkTransform, DenseStats, transform_dense
 from tfdlrm.data.vocabulary import Vocabulary, table_rows
 from tfdlrm.spec.coding import Encoding, ValueKind
 from tfdlrm.spec.errors import DataError, SpecError, did_you_mean
@@ -27,6 +28,9 @@ from tfdlrm.spec.features import FeatureSpec, SparseFeature, TableConfig
 PADDING = -1
 # Strings live on the CPU only, and a look-up is cheaper than carrying its keys to another device and back.
 _DEVICE = "/CPU:0"
+_ROWS_AT_ONCE = 4096
+Made = TypeVar("Made")
+_BulkIds = Callable[[dict[str, tf.Tensor]], tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]]
 
 
 class FeatureEncoder(tf.Module):
@@ -89,14 +93,8 @@ class FeatureEncoder(tf.Module):
             TableLookup(encoding.tables[table.name], _vocabulary_of(table, encoding, vocabularies))
             for table in spec.tables
         )
-        groups: dict[ValueKind, _Group] = {}
-        for table, lookup in zip(spec.tables, self._lookups, strict=True):
-            group = groups.setdefault(lookup.coding.value, _Group([], [], []))
-            readers = [feature.name for feature in spec.sparse if feature.table == table.name]
-            group.tables_of_readers.extend(len(group.lookups) for _ in readers)
-            group.readers.extend(readers)
-            group.lookups.append(lookup)
-        self._groups = MappingProxyType(groups)
+        self._groups = self._grouped(spec.sparse)
+        self._bulk = _Bulk()
 
     @property
     def vocabularies(self) -> dict[str, Vocabulary]:
@@ -131,17 +129,19 @@ class FeatureEncoder(tf.Module):
                 values = tf.concat([columns[name] for name in self.spec.dense_names], axis=0)
                 dense = transform_dense(self.spec.dense, self.dense_stats, tf.transpose(values))
             if bags:
-                ids = self._ids(bags)
+                ids = self._ids(bags, self._groups)
                 sparse = tf.transpose(tf.concat([ids[name] for name in self.spec.sparse_names], axis=0))
             return {"dense": dense, "sparse": sparse}
 
     def encode_frame(self, frame: pl.DataFrame, dropped: Counter[str] | None = None) -> dict[str, npt.NDArray[Any]]:
-        """Encode the rows of a frame: the values of `encode`, several times faster on many rows.
+        """Encode the rows of a frame: the values of `encode`, many times faster on many rows.
 
-        Distinct values are found in Polars, and only those are keyed and looked up, by the functions of `encode`.
+        Distinct texts are found in Polars, and only those are keyed and looked up, by the functions of `encode`. Keys
+        that are there as numbers are looked up by `BulkLookup`. May be called from several threads.
 
         Args:
-            frame: Number columns with null or NaN where missing, string columns with null or `""`.
+            frame: Number columns with null or NaN where missing, string columns with null or `""`; a column of
+                single hexadecimal values may also hold them as keys, UInt32 or UInt64, with `missing:<name>` beside it.
             dropped: Counts, by feature, the values beyond its hotness that were dropped; added to.
 
         Returns:
@@ -150,24 +150,41 @@ class FeatureEncoder(tf.Module):
         Raises:
             DataError: a column is absent or of another type.
         """
-        dense = np.empty((frame.height, self.spec.n_dense), np.float32)
-        sparse = np.empty((frame.height, self.spec.n_ids), self._id_type.as_numpy_dtype)
+        dense = np.empty((self.spec.n_dense, frame.height), np.float32)
+        sparse = np.empty((self.spec.n_ids, frame.height), self._id_type.as_numpy_dtype)
+        keyed = [f for f in self.spec.sparse if self._reads_keys(f) and is_keyed(frame, self._source(f))]
+        others = tuple(f for f in self.spec.sparse if f not in keyed)
         with tf.device(_DEVICE):
-            for index, number in enumerate(self.spec.dense):
-                values = tf.constant(number_column(frame, number.name)[:, np.newaxis])
-                dense[:, index] = transform_dense([number], self.dense_stats, values).numpy()[:, 0]
-            sources = dict.fromkeys(self._source(f) for f in self.spec.sparse)
-            distinct = {name: self._distinct(frame, name) for name in sources}
-            ids, lengths = self._in_bulk({name: column.values for name, column in distinct.items()})
-        for feature in self.spec.sparse:
+            for row, number in enumerate(self.spec.dense):
+                transform = self._bulk.once(number, partial(BulkTransform, number, self.dense_stats))
+                dense[row] = transform(number_column(frame, number.name))
+            for feature in keyed:
+                lookup = self._bulk.once(feature.table, partial(self._bulk_lookup, feature.table))
+                sparse[self.spec.id_columns[feature.name][0]] = lookup(key_column(frame, self._source(feature)))
+            if others:
+                self._encode_texts(frame, others, sparse, dropped)
+        return {"dense": _transposed(dense), "sparse": _transposed(sparse)}
+
+    def _encode_texts(
+        self,
+        frame: pl.DataFrame,
+        features: tuple[SparseFeature, ...],
+        sparse: npt.NDArray[Any],
+        dropped: Counter[str] | None,
+    ) -> None:
+        """Fill in the rows, one for each id column, of features whose raw values are not keyed yet."""
+        sources = dict.fromkeys(self._source(f) for f in features)
+        distinct = {name: self._distinct(frame, name) for name in sources}
+        encode = self._bulk.once(features, partial(self._in_bulk, features))
+        ids, lengths = encode({name: column.values for name, column in distinct.items()})
+        for feature in features:
             codes = distinct[self._source(feature)].codes
             start, stop = self.spec.id_columns[feature.name]
-            for row, column in zip(ids[feature.name].numpy(), range(start, stop), strict=True):
-                sparse[:, column] = row[codes]
+            for own, row in zip(ids[feature.name].numpy(), range(start, stop), strict=True):
+                np.take(own, codes, out=sparse[row])
             if dropped is not None and feature.name in lengths:
                 beyond = np.maximum(lengths[feature.name].numpy() - feature.hotness, 0)
                 dropped[feature.name] += int(beyond[codes].sum())
-        return {"dense": dense, "sparse": sparse}
 
     @property
     def asset_names(self) -> tuple[str, ...]:
@@ -203,25 +220,53 @@ class FeatureEncoder(tf.Module):
         parts = tf.ragged.boolean_mask(parts, tf.not_equal(parts, ""))
         return _Bags(tf.transpose(parts.to_tensor("", shape=[None, feature.hotness])), parts.row_lengths())
 
-    @functools.cached_property
-    def _in_bulk(self) -> Callable[[dict[str, tf.Tensor]], tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]]:
-        """Ids, `[hotness, n]` by feature, of raw columns `[1, n]`, and how long bags were; n may differ by column."""
+    def _in_bulk(self, features: tuple[SparseFeature, ...]) -> _BulkIds:
+        """Return the function from raw columns `[1, n]` to ids, `[hotness, n]` by feature, and the lengths of bags.
+
+        n may differ by column.
+        """
+        groups = self._grouped(features)
 
         def encode(columns: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
-            bags = {f.name: self._bags(f, columns[self._source(f)]) for f in self.spec.sparse}
+            bags = {f.name: self._bags(f, columns[self._source(f)]) for f in features}
             lengths = {name: bag.length for name, bag in bags.items() if bag.length is not None}
-            return self._ids(bags, in_bulk=True), lengths
+            return self._ids(bags, groups, in_bulk=True), lengths
 
         types = {name: spec.dtype for name, spec in self.raw_signature().items()}
-        sources = dict.fromkeys(self._source(f) for f in self.spec.sparse)
-        signature = {name: tf.TensorSpec([1, None], types[name]) for name in sources}
-        compiled = tf.function(encode, input_signature=[signature])
-        return lambda columns: compiled(columns)  # a tf.function as an attribute would be exported with the model
+        sources = dict.fromkeys(self._source(f) for f in features)
+        compiled: _BulkIds = tf.function(
+            encode, input_signature=[{name: tf.TensorSpec([1, None], types[name]) for name in sources}]
+        )
+        return compiled
 
-    def _ids(self, bags: Mapping[str, _Bags], in_bulk: bool = False) -> dict[str, tf.Tensor]:
+    def _bulk_lookup(self, table: str) -> BulkLookup:
+        place = self.spec.tables.index(next(t for t in self.spec.tables if t.name == table))
+        lookup = self._lookups[place]
+        return BulkLookup(lookup.coding, lookup.vocabulary)
+
+    def _reads_keys(self, feature: SparseFeature) -> bool:
+        """Tell whether a feature's raw column may hold keys: one hexadecimal value a row."""
+        is_hex = self.encoding.tables[feature.table].value == "hex"
+        return is_hex and self.encoding.features[feature.name].separator is None
+
+    def _grouped(self, features: Iterable[SparseFeature]) -> Mapping[ValueKind, _Group]:
+        """Return features and their tables by kind of value."""
+        groups: dict[ValueKind, _Group] = {}
+        for table, lookup in zip(self.spec.tables, self._lookups, strict=True):
+            readers = [feature.name for feature in features if feature.table == table.name]
+            if readers:
+                group = groups.setdefault(lookup.coding.value, _Group([], [], []))
+                group.tables_of_readers.extend(len(group.lookups) for _ in readers)
+                group.readers.extend(readers)
+                group.lookups.append(lookup)
+        return MappingProxyType(groups)
+
+    def _ids(
+        self, bags: Mapping[str, _Bags], groups: Mapping[ValueKind, _Group], in_bulk: bool = False
+    ) -> dict[str, tf.Tensor]:
         """Return the ids of bags, `[hotness, n]` for each feature; `in_bulk` changes the pace only."""
         ids = {}
-        for kind, group in self._groups.items():
+        for kind, group in groups.items():
             # Few operations, whatever the number of features: all values of one kind lie in one row [1, values], one
             # feature after another, and are keyed together; those of one table are looked up together.
             parts = [tf.reshape(bags[name].parts, [1, -1]) for name in group.readers]
@@ -252,6 +297,25 @@ class FeatureEncoder(tf.Module):
         codes = np.empty(frame.height, np.int64)
         codes[groups["row"].explode().to_numpy()] = np.repeat(np.arange(groups.height), groups["row"].list.len())
         return _Distinct(tf.expand_dims(string_tensor(groups["value"]), 0), codes)
+
+
+class _Bulk:
+    """What encoding in bulk makes once, whichever thread comes first.
+
+    An object of its own, as a `tf.function` or a dict as an attribute of the encoder would be exported with the model.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[Hashable, Any] = {}
+        self._lock = threading.Lock()
+
+    def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """Return what `make()` returned when `key` was first asked for."""
+        with self._lock:
+            if key not in self._made:
+                self._made[key] = make()
+            made: Made = self._made[key]
+            return made
 
 
 class _Group(NamedTuple):
@@ -285,6 +349,14 @@ class _Distinct(NamedTuple):
 
     values: tf.Tensor
     codes: npt.NDArray[np.int64]
+
+
+def _transposed(columns: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return `[columns, rows]` as `[rows, columns]`, part by part, each of which fits into a cache."""
+    rows = np.empty(columns.shape[::-1], columns.dtype)
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        rows[start : start + _ROWS_AT_ONCE] = columns[:, start : start + _ROWS_AT_ONCE].T
+    return rows
 
 
 def _padded(ids: tf.Tensor, bags: _Bags) -> tf.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -40,10 +41,18 @@ class Lines:
     def __init__(self, block: bytes) -> None:
         self.block = block
         self.bytes = np.frombuffer(block, np.uint8)
-        self.ends = np.flatnonzero(self.bytes == _NEWLINE)
 
     def __len__(self) -> int:
-        return len(self.ends)
+        return self._count
+
+    @cached_property
+    def _count(self) -> int:
+        return int(np.count_nonzero(self.bytes == _NEWLINE))
+
+    @cached_property
+    def ends(self) -> npt.NDArray[np.int64]:
+        """Offset of the end of each line."""
+        return np.flatnonzero(self.bytes == _NEWLINE)
 
     @property
     def starts(self) -> npt.NDArray[np.int64]:

@@ -1,10 +1,16 @@
-"""Keys to table rows: one table's vocabulary, or its hash, in stock TensorFlow operations."""
+"""Keys to table rows: one table's vocabulary, or its hash, in stock TensorFlow operations; and the same in bulk."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
+from tfdlrm.data.columns import KeyColumn
+from tfdlrm.data.key_counts import count_keys
+from tfdlrm.data.key_index import KeyIndex
 from tfdlrm.data.keys import hash_rows
 from tfdlrm.data.vocabulary import Vocabulary
 from tfdlrm.spec.coding import TableCoding
@@ -68,3 +74,35 @@ class TableLookup(tf.Module):
         # The operation inside tf.searchsorted, which adds ten of reshaping to it for each table.
         place = tf.raw_ops.LowerBound(sorted_inputs=tf.expand_dims(own_keys, 0), values=keys, out_type=self._place_type)
         return tf.gather(ids, place), tf.equal(tf.gather(own_keys, place), keys)
+
+
+class BulkLookup:
+    """The rows that a `TableLookup` gives the keys of a table, several times faster for tens of thousands of them.
+
+    Hashed tables hash each distinct key once, by the function of the graph.
+
+    Args:
+        coding: The table's coding rules.
+        vocabulary: Its vocabulary; empty where the table hashes.
+    """
+
+    def __init__(self, coding: TableCoding, vocabulary: Vocabulary) -> None:
+        self._coding = coding
+        self._dtype = vocabulary.ids.dtype
+        self._index = None if coding.kind == "hash" else KeyIndex(vocabulary.keys, vocabulary.ids)
+
+    def __call__(self, column: KeyColumn) -> npt.NDArray[Any]:
+        """Look keys up.
+
+        Returns:
+            int32 or int64 `[rows]`: `missing_row` where missing, `oov_row` where the table has no row for a key.
+        """
+        index = self._hashed(column.keys) if self._index is None else self._index
+        rows = index.rows_of(column.keys, self._coding.oov_row)
+        np.putmask(rows, column.missing, self._coding.missing_row)
+        return rows
+
+    def _hashed(self, keys: npt.NDArray[Any]) -> KeyIndex:
+        distinct = count_keys(keys).keys.astype(np.uint64).view(np.int64)
+        rows = self._coding.first_id + hash_rows(tf.constant(distinct), self._coding.buckets or 1).numpy()
+        return KeyIndex(distinct, rows.astype(self._dtype))

@@ -8,9 +8,12 @@ import os
 import re
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Self
+
+import numpy as np
 
 from tfdlrm.spec.errors import ConfigError, DataError
 
@@ -21,8 +24,31 @@ _LONGEST_LINE = 64 << 20
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
 
-class _Digest(Protocol):
-    def update(self, data: bytes, /) -> None: ...
+class _Digest:
+    """A SHA-256 that is computed on a thread of its own, while the next piece is read."""
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+        self._thread = ThreadPoolExecutor(1)
+        self._running: Future[None] | None = None
+
+    def update(self, data: bytes) -> None:
+        """Go on with `data`, once the piece before is done."""
+        if self._running is not None:
+            self._running.result()
+        self._running = self._thread.submit(self._sha256.update, data)
+
+    def hexdigest(self) -> str:
+        """Return the digest of all that was given."""
+        if self._running is not None:
+            self._running.result()
+        return self._sha256.hexdigest()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._thread.shutdown()
 
 
 @dataclass(frozen=True)
@@ -140,16 +166,17 @@ def survey(
     Raises:
         DataError: as in `read_blocks`, or there are no rows.
     """
-    digest = hashlib.sha256()
     rows = -int(header)
-    for block in read_blocks(path, chunk_bytes, digest):
-        lines = block.count(b"\n")
-        progress(lines)
-        rows += lines
+    with _Digest() as digest:
+        for block in read_blocks(path, chunk_bytes, digest):
+            lines = int(np.count_nonzero(np.frombuffer(block, np.uint8) == ord("\n")))  # quicker than bytes.count
+            progress(lines)
+            rows += lines
+        sha256 = digest.hexdigest()
     if rows < 1:
         raise DataError(f"{path}: no rows.")
     stat = path.stat()
-    return RawFile(path, rows, stat.st_size, stat.st_mtime_ns, digest.hexdigest())
+    return RawFile(path, rows, stat.st_size, stat.st_mtime_ns, sha256)
 
 
 def _digested(pieces: Iterator[bytes], digest: _Digest) -> Iterator[bytes]:

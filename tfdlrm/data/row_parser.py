@@ -13,6 +13,7 @@ import polars as pl
 
 from tfdlrm.data.bad_rows import Problem
 from tfdlrm.data.fields import Layout, Lines, find_broken_lines, parse_fields
+from tfdlrm.data.plain_fields import read_plain
 from tfdlrm.spec.raw import LabelRule
 
 _LONGEST_SHOWN = 60
@@ -31,6 +32,19 @@ def text(column: str) -> pl.Expr:
     return pl.col(f"text:{column}")
 
 
+def key(column: str) -> pl.Expr:
+    """Return a column of hexadecimal keys, 0 where missing, by its name inside a parsed frame.
+
+    It is UInt32 where no key of the block needs more, else UInt64.
+    """
+    return pl.col(f"key:{column}")
+
+
+def missing_key(column: str) -> pl.Expr:
+    """Return, as Boolean, where a column of keys has none, by its name inside a parsed frame."""
+    return pl.col(f"missing:{column}")
+
+
 @dataclass(frozen=True)
 class Check:
     """A rule that every row must keep.
@@ -40,12 +54,14 @@ class Check:
         rule: The rule in words, after the column's name.
         passes: Boolean, never null, over `number(...)` and `text(...)`.
         passes_if_hex: The same where the texts are known to hold hexadecimal digits only, if that is less work.
+        passes_if_plain: Whether every plain field passes; see `plain_fields`.
     """
 
     column: str
     rule: str
     passes: pl.Expr
     passes_if_hex: pl.Expr | None = None
+    passes_if_plain: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,14 +81,14 @@ class Parsed:
 
 def readable(column: str) -> Check:
     """A number that is there can be read as one."""
-    return Check(
-        column, "must be a number", number(column).is_not_null() | (text(column).str.strip_chars(_BLANKS) == "")
-    )
+    is_read = number(column).is_not_null() | (text(column).str.strip_chars(_BLANKS) == "")
+    return Check(column, "must be a number", is_read, passes_if_plain=True)
 
 
 def finite(column: str) -> Check:
     """NaN and infinities, in float32 too, are refused: one of them turns every weight into NaN."""
-    return Check(column, "must be finite", number(column).cast(pl.Float32).is_finite().fill_null(True))
+    is_finite = number(column).cast(pl.Float32).is_finite().fill_null(True)
+    return Check(column, "must be finite", is_finite, passes_if_plain=True)
 
 
 def filled(column: str) -> Check:
@@ -96,7 +112,7 @@ def hexadecimal(column: str, separator: str | None) -> Check:
     # Reading the integer is several times faster than a regular expression, but lets a sign pass.
     is_read = value.str.to_integer(base=16, dtype=pl.UInt64, strict=False).is_not_null() & ~value.str.starts_with("+")
     is_short = value.str.len_bytes() <= _HEX_DIGITS_OF_A_KEY
-    return Check(column, rule, (value == "") | (is_short & is_read), is_short)
+    return Check(column, rule, (value == "") | (is_short & is_read), is_short, passes_if_plain=True)
 
 
 def label_is_number(rule: LabelRule) -> bool:
@@ -141,40 +157,72 @@ def label_check(rule: LabelRule) -> Check:
 class RowParser:
     """Parses lines of one layout.
 
-    Blocks without a fault, nearly all of them, are parsed in one go. One with a fault is parsed again as text, to
-    find which field of which line breaks which rule.
+    Blocks of plain numbers and keys are read straight from their bytes. Others without a fault, nearly all of them,
+    are parsed in one go. One with a fault is parsed again as text, to find which field of which line breaks which rule.
 
     Args:
         layout: The columns of a line.
         numbers: Columns wanted as numbers; blanks around a number are ignored.
         texts: Columns wanted as text.
         checks: Rules, over wanted columns only. The first that a row breaks, in this order, is reported.
+        keys: Columns wanted as keys, of one value each; `checks` must hold `hexadecimal` for each of them.
     """
 
     def __init__(
-        self, layout: Layout, numbers: Collection[str], texts: Collection[str], checks: Sequence[Check]
+        self,
+        layout: Layout,
+        numbers: Collection[str],
+        texts: Collection[str],
+        checks: Sequence[Check],
+        keys: Collection[str] = (),
     ) -> None:
         self._layout = layout
         self._numbers = sorted(set(numbers), key=layout.names.index)
         self._texts = sorted(set(texts), key=layout.names.index)
+        self._keys = sorted(set(keys), key=layout.names.index)
         self._checks = list(checks)
-        wanted = {f"number:{c}" for c in self._numbers} | {f"text:{c}" for c in self._texts}
+        wanted = {f"number:{c}" for c in self._numbers} | {f"text:{c}" for c in {*self._texts, *self._keys}}
         # Where a column is read as numbers only, parsing itself checks that they are numbers.
         self._quick_checks = [c for c in checks if wanted.issuperset(c.passes.meta.root_names())]
+        plain = {*self._numbers, *self._keys}.difference(self._texts)
+        self._checks_if_plain = [c for c in self._quick_checks if not (c.passes_if_plain and c.column in plain)]
 
     def parse(self, lines: Lines) -> Parsed:
         """Parse lines and tell good from bad."""
+        return self._parse_plain(lines) or self._parse_any(lines)
+
+    def _parse_plain(self, lines: Lines) -> Parsed | None:
+        """Parse a block without a fault whose numbers and keys are all plain; `None` if it is not one."""
+        quote = self._layout.quote
+        if self._texts or (quote is not None and quote.encode() in lines.block):
+            return None
+        plain = read_plain(lines, self._layout, self._numbers, self._keys)
+        if plain is None:
+            return None
+        columns = [
+            pl.Series(f"number:{c}", values, nan_to_null=True)
+            for c, values in zip(self._numbers, plain.numbers, strict=True)
+        ]
+        for name, values, missing in zip(self._keys, plain.keys, plain.missing, strict=True):
+            columns += [pl.Series(f"key:{name}", values), pl.Series(f"missing:{name}", missing)]
+        frame = pl.DataFrame(columns)
+        if not frame.select(pl.all_horizontal(True, *(c.passes.all() for c in self._checks_if_plain))).item():
+            return None
+        return Parsed(frame, np.ones(frame.height, bool), {})
+
+    def _parse_any(self, lines: Lines) -> Parsed:
         problems = find_broken_lines(lines, self._layout)
         good = np.ones(len(lines), bool)
         good[list(problems)] = False
         whole = lines.keep(good) if problems else lines
+        texts = list(dict.fromkeys([*self._texts, *self._keys]))
         try:
-            frame = self._read(whole, self._texts)
+            frame = self._read(whole, texts)
             if frame.select(pl.all_horizontal(True, *self._quick_expressions(whole, frame))).item():
-                return Parsed(frame, good, problems)
+                return Parsed(self._with_keys(frame), good, problems)
         except pl.exceptions.ComputeError:
             pass  # some number is none; found below
-        frame = self._read(whole, [*self._texts, *(c for c in self._numbers if c not in self._texts)])
+        frame = self._read(whole, list(dict.fromkeys([*texts, *self._numbers])))
         origin = np.flatnonzero(good)
         for check in self._checks:
             for row in np.flatnonzero(~frame.select(check.passes).to_series().to_numpy()).tolist():
@@ -183,7 +231,18 @@ class RowParser:
                 problem = Problem(f"`{check.column}` {check.rule}", f". Received: {shown!r}")
                 problems.setdefault(int(origin[row]), problem)
         good[list(problems)] = False
-        return Parsed(frame.filter(pl.Series(good[origin])), good, problems)
+        return Parsed(self._with_keys(frame.filter(pl.Series(good[origin]))), good, problems)
+
+    def _with_keys(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Return the wanted columns, keys read from their texts."""
+        keys = []
+        for name in self._keys:
+            column = frame[f"text:{name}"].str.to_integer(base=16, dtype=pl.UInt64, strict=False)
+            is_short = not (column > 0xFFFFFFFF).any()
+            column = column.cast(pl.UInt32) if is_short else column
+            keys += [column.fill_null(0).alias(f"key:{name}"), column.is_null().alias(f"missing:{name}")]
+        wanted = [*(number(c) for c in self._numbers), *(text(c) for c in self._texts)]
+        return frame.select(wanted).with_columns(keys)
 
     def _quick_expressions(self, lines: Lines, frame: pl.DataFrame) -> list[pl.Expr]:
         """Return what is true if every row keeps every rule."""

@@ -11,7 +11,6 @@ from pydantic import Field
 
 from tfdlrm.spec.features import DenseFeature, Frozen
 
-
 _SMALLEST_NORMAL = np.finfo(np.float32).tiny
 
 
@@ -26,6 +25,10 @@ def without_denormals(values: tf.Tensor) -> tf.Tensor:
     """
     is_tiny = tf.abs(values) < tf.constant(_SMALLEST_NORMAL, values.dtype)
     return tf.where(is_tiny, tf.zeros_like(values), values)
+
+
+# Whole numbers of this range, which holds nearly all counts, are transformed once and looked up.
+_FIRST_WHOLE, _WHOLE_NUMBERS = -16, 1 << 16
 
 
 class DenseStats(Frozen):
@@ -93,3 +96,39 @@ def transform_dense(features: Sequence[DenseFeature], stats: Mapping[str, DenseS
     if any(is_log):
         shaped = tf.where(tf.constant(is_log), tf.math.log1p(tf.maximum(wide, 0.0)), shaped)
     return tf.where(tf.math.is_finite(values), tf.cast(without_denormals(shaped), tf.float32), 0.0)
+
+
+class BulkTransform:
+    """`transform_dense` of one feature, several times faster where most values are small whole numbers.
+
+    Those are looked up among results that `transform_dense` gave once; it is called for the others.
+
+    Args:
+        feature: The feature.
+        stats: As for `transform_dense`.
+    """
+
+    def __init__(self, feature: DenseFeature, stats: Mapping[str, DenseStats]) -> None:
+        self._feature = feature
+        self._stats = stats
+        self._results = self._transform(np.arange(_FIRST_WHOLE, _FIRST_WHOLE + _WHOLE_NUMBERS, dtype=np.float32))
+
+    def __call__(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return float32 `[rows]` of float32 `[rows]`, 0 where missing."""
+        with np.errstate(invalid="ignore"):
+            whole = values.astype(np.int32)  # anything, where a value is none
+        places = (whole - np.int32(_FIRST_WHOLE)).view(np.uint32)  # far too large for what lies before the first
+        known = (whole.astype(np.float32) == values) & (places < _WHOLE_NUMBERS)
+        results = self._results.take(np.where(known, places, 0))
+        others = np.flatnonzero(~known)
+        results[others] = 0.0
+        others = others[np.isfinite(values[others])]
+        if others.size:
+            results[others] = self._transform(values[others])
+        return results
+
+    def _transform(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        column: npt.NDArray[np.float32] = transform_dense(
+            [self._feature], self._stats, tf.constant(values[:, np.newaxis])
+        ).numpy()
+        return column[:, 0]

@@ -12,8 +12,17 @@ import numpy.typing as npt
 import polars as pl
 import tensorflow as tf
 
-from tfdlrm.data.columns import number_column, raw_columns, string_column, string_tensor
+from tfdlrm.data.columns import (
+    KeyColumn,
+    is_keyed,
+    key_column,
+    number_column,
+    raw_columns,
+    string_column,
+    string_tensor,
+)
 from tfdlrm.data.files import atomic_path
+from tfdlrm.data.key_counts import Counted, KeyCounter, count_keys
 from tfdlrm.data.keys import keys_in_bulk
 from tfdlrm.data.transforms import DenseStats, StatsCounter
 from tfdlrm.spec.coding import Encoding, TableCoding
@@ -134,7 +143,8 @@ class VocabularyBuilder:
         """Count training rows.
 
         Args:
-            frame: One row per sample: numbers with null or NaN where missing, strings with null or `""`.
+            frame: One row per sample: numbers with null or NaN where missing, strings with null or `""`; a column of
+                single hexadecimal values may also hold them as keys, UInt32 or UInt64, with `missing:<name>` beside it.
 
         Raises:
             DataError: a column is absent or of another type.
@@ -143,6 +153,8 @@ class VocabularyBuilder:
             counts = self._counts[table]
             if counts.coding.value == "number":
                 counts.add_numbers(number_column(frame, source))
+            elif counts.coding.value == "hex" and separator is None and is_keyed(frame, source):
+                counts.add_keys(key_column(frame, source))
             else:
                 counts.add_strings(string_column(frame, source), separator)
         for name, stats in self._stats.items():
@@ -166,17 +178,17 @@ class _Counts:
 
     def __init__(self, coding: TableCoding) -> None:
         self.coding = coding
-        self._merged = pl.DataFrame(schema={"value": self._dtype, "count": pl.Int64})
+        self._by_key = KeyCounter()
+        self._by_text = pl.DataFrame(schema={"value": pl.String, "count": pl.Int64})
         self._waiting: list[pl.DataFrame] = []
         self._waiting_rows = 0
 
-    @property
-    def _dtype(self) -> pl.DataType:
-        return pl.String() if self.coding.value == "string" else pl.Int64()
+    def add_keys(self, column: KeyColumn) -> None:
+        self._by_key.add(count_keys(column.keys[~column.missing] if column.missing.any() else column.keys))
 
     def add_numbers(self, values: npt.NDArray[np.float32]) -> None:
         keys = keys_in_bulk("number", tf.constant(values[np.isfinite(values)]))
-        self._add(_count(pl.Series(keys.keys.numpy(), dtype=pl.Int64)))
+        self._by_key.add(count_keys(keys.keys.numpy().view(np.uint64)))
 
     def add_strings(self, values: pl.Series, separator: str | None) -> None:
         # Distinct values first: bags are split, and strings keyed, once per distinct string of the chunk.
@@ -186,17 +198,18 @@ class _Counts:
         counts = counts.filter(pl.col("value") != "")
         if self.coding.value == "hex":
             keys = keys_in_bulk("hex", string_tensor(counts["value"]))
-            counts = counts.with_columns(pl.Series("value", keys.keys.numpy())).filter(pl.Series(keys.valid.numpy()))
-        self._add(counts)
+            valid = keys.valid.numpy()
+            # Strings of one key, 0a and A, may both be there.
+            self._by_key.add(Counted(keys.keys.numpy()[valid].view(np.uint64), counts["count"].to_numpy()[valid]))
+        else:
+            self._add_texts(counts)
 
     def build(self, table: str) -> Vocabulary:
         coding = self.coding
         if coding.kind == "hash":
             return Vocabulary.empty(coding)
-        self._compact()
-        counts = self._merged["count"].to_numpy()
-        keys = self._keys(table)
-        order = np.lexsort((keys, -counts))
+        keys, counts = self._by_key.total() if coding.value != "string" else self._fingerprints(table)
+        order = np.argsort(-counts, kind="stable")  # equally frequent ones stay in the order of their keys
         keys, counts = keys[order], counts[order]
         kept = int((counts >= coding.min_count).sum())
         rows = table_rows(coding, kept)
@@ -207,33 +220,34 @@ class _Counts:
         order = np.argsort(keys)
         return Vocabulary(keys[order], ids[order], rows)
 
-    def _add(self, counts: pl.DataFrame) -> None:
+    def _add_texts(self, counts: pl.DataFrame) -> None:
         self._waiting.append(counts)
         self._waiting_rows += counts.height
-        if self._waiting_rows >= max(_COMPACT_ABOVE, self._merged.height):
+        if self._waiting_rows >= max(_COMPACT_ABOVE, self._by_text.height):
             self._compact()
 
     def _compact(self) -> None:
-        self._merged = _merge(pl.concat([self._merged, *self._waiting]))
+        self._by_text = _merge(pl.concat([self._by_text, *self._waiting]))
         self._waiting, self._waiting_rows = [], 0
 
-    def _keys(self, table: str) -> npt.NDArray[np.int64]:
-        values = self._merged["value"]
-        if self.coding.value != "string":
-            return values.to_numpy()
+    def _fingerprints(self, table: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return the fingerprints of the strings, ascending, and how often each was seen."""
+        self._compact()
+        values, counts = self._by_text["value"], self._by_text["count"].to_numpy()
         slices = values.to_frame().iter_slices(_KEYED_AT_ONCE)
         keys = np.concatenate(
             [np.empty(0, np.int64), *(keys_in_bulk("string", string_tensor(s["value"])).keys.numpy() for s in slices)]
         )
         order = np.argsort(keys)
-        same = np.flatnonzero(keys[order][1:] == keys[order][:-1])
+        keys = keys[order]
+        same = np.flatnonzero(keys[1:] == keys[:-1])
         if same.size:
             first, second = sorted(values[int(order[same[0] + i])] for i in (0, 1))
             raise DataError(
                 f"values of table `{table}` must have distinct 64-bit fingerprints. "
                 f'Received: {first!r} and {second!r}, which share one. Set kind = "hash" for this table.'
             )
-        return keys
+        return keys, counts[order]
 
 
 def _count(values: pl.Series) -> pl.DataFrame:
