@@ -17,8 +17,8 @@ venv: $(INSTALLED) ## make .venv from the lock (the targets below do it themselv
 demo: $(INSTALLED) ## rows, training, export and check, from nothing to a served answer; more with ARGS="..."
 	@$(BIN)/python -m tfdlrm.pipelines.criteo $(ARGS)
 
-test: $(INSTALLED) ## run the tests; some of them with ARGS="tests/spec -q"
-	@TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python -m pytest $(ARGS)
+test: $(INSTALLED) ## run the tests, two files at a time; some of them with ARGS="tests/spec -q"
+	@TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
 
 lint: $(INSTALLED) ## ruff, its format, and mypy
 	$(BIN)/ruff check .

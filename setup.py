@@ -64,6 +64,7 @@ EXTRAS = {
         "pre-commit>=4,<5",
         "pytest>=8,<10",
         "pytest-timeout>=2.3,<3",
+        "pytest-xdist>=3.6,<4",
         "ruff>=0.9,<1",
         "setuptools>=77",  # builds the editable install without a download
     ],

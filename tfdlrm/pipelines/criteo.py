@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from tfdlrm.pipelines.cli import pipeline_main, recipe
+from tfdlrm.pipelines.large_pages import start_again_with_large_pages
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -16,4 +17,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    start_again_with_large_pages()
     sys.exit(main())

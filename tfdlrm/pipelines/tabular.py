@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from tfdlrm.pipelines.cli import pipeline_main
+from tfdlrm.pipelines.large_pages import start_again_with_large_pages
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -14,4 +15,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    start_again_with_large_pages()
     sys.exit(main())
