@@ -1,187 +1,230 @@
-"""`python -m tfdlrm.pipelines.benchmark train`: rows per second of `model.fit`, on random ids in memory."""
+"""`python -m tfdlrm.pipelines.benchmark`: rows per second of training, of reading and of preparing."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import resource
-import statistics
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
-import numpy as np
+from rich.console import Console
 
-from tfdlrm.data.files import write_atomic
-from tfdlrm.pipelines.cli import run_command
-from tfdlrm.spec.config import ModelConfig, TrainConfig, load_config
+from tfdlrm.pipelines.benchmarks.figures import rate_text, write_figures
+from tfdlrm.pipelines.cli import load_tensorflow, run_command
+from tfdlrm.pipelines.console import Advance, progress_bars
+from tfdlrm.spec.config import DenseOptimizer, EmbeddingOptimizer, RunConfig, load_config
 from tfdlrm.spec.criteo import CARDINALITIES, criteo_spec
+from tfdlrm.spec.derive import encoding_of, spec_of
 from tfdlrm.spec.errors import ConfigError
 from tfdlrm.spec.features import FeatureSpec
+
+_EMBEDDING_DIM = 16
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
     parser = argparse.ArgumentParser("python -m tfdlrm.pipelines.benchmark", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
-    train = commands.add_parser("train", help="training step through model.fit", allow_abbrev=False)
-    train.add_argument("--batch-size", type=_positive, default=2048, help="samples a step (default: %(default)s)")
-    train.add_argument(
-        "--tables",
-        choices=sorted(CARDINALITIES),
-        default="kaggle",
-        help="published cardinalities (default: %(default)s)",
-    )
-    train.add_argument(
-        "--precision",
-        choices=("mixed_bfloat16", "float32"),
-        default="mixed_bfloat16",
-        help="policy of MLPs and interaction; tables stay float32 (default: %(default)s)",
-    )
-    train.add_argument(
-        "--embedding-optimizer",
-        choices=("sgd", "rowwise_adagrad"),
-        default="sgd",
-        help="optimizer of the tables; the MLPs take SGD or Adagrad with it (default: %(default)s)",
-    )
-    train.add_argument(
-        "--ids",
-        choices=("uniform", "powerlaw"),
-        default="uniform",
-        help="how ids are drawn over a table's rows (default: %(default)s)",
-    )
-    train.add_argument("--steps", type=_positive, default=100, help="steps of one repeat (default: %(default)s)")
-    train.add_argument(
-        "--repeats", type=_positive, default=5, help="timed repeats after one warm-up (default: %(default)s)"
-    )
-    train.add_argument("--seed", type=int, default=0, help="seed of ids and weights (default: %(default)s)")
-    train.add_argument("--set", action="append", default=[], metavar="model.KEY=VALUE", help="change the model")
-    train.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to a file")
+    _add_train(commands.add_parser("train", help="training through model.fit", allow_abbrev=False))
+    _add_input(commands.add_parser("input", help="TFRecord files to shuffled batches", allow_abbrev=False))
     return parser
 
 
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--config", type=Path, metavar="FILE", help="recipe whose [model] and [train] to run (default: the paper's)")
+    add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change [model] or [train]; repeatable")
+    add("--batch-size", type=_positive, help="samples a step (default: the recipe's, else 2048)")
+    add(
+        "--precision",
+        choices=("mixed_bfloat16", "float32"),
+        help="of MLPs and interaction; tables stay float32 (default: the recipe's, else mixed_bfloat16)",
+    )
+    add(
+        "--embedding-optimizer",
+        choices=get_args(EmbeddingOptimizer),
+        help="optimizer of the tables (default: the recipe's, else sgd)",
+    )
+    add(
+        "--dense-optimizer",
+        choices=get_args(DenseOptimizer),
+        help="optimizer of the MLPs (default: the recipe's, or the one like the tables')",
+    )
+    _add_tables(parser)
+    add("--table-rows", type=_positive, metavar="N", help="scale the tables to N rows together")
+    add("--ids", choices=("uniform", "powerlaw"), default="uniform", help="how ids are drawn (default: %(default)s)")
+    add("--exponent", type=float, default=1.2, metavar="A", help="density falls as id^-A (default: %(default)s)")
+    add("--steps", type=_positive, default=100, help="steps of one repeat (default: %(default)s)")
+    add("--seconds", type=_positive_number, help="fewer steps, so that one repeat takes about this long")
+    add("--from-disk", action="store_true", help="train from packed rows on disk too, in turn, and print the ratio")
+    add("--data", type=Path, metavar="DIR", help="prepared data set: its tables, and its rows for --from-disk")
+    add("--rows", type=_positive, default=1_000_000, help="random rows for --from-disk (default: %(default)s)")
+    add("--profile", type=Path, metavar="PNG", help="trace some steps: time by operator group as table and picture")
+    _add_common(parser)
+
+
+def _add_input(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--format", choices=("packed", "example"), default="packed", help="of the records (default: %(default)s)")
+    add("--rows", type=_positive, default=1_000_000, help="random rows to write (default: %(default)s)")
+    add("--batch-size", type=_positive, default=2048, help="rows a batch (default: %(default)s)")
+    add("--data", type=Path, metavar="DIR", help="keep the rows here; a data set that lies there is read as it is")
+    _add_tables(parser)
+    _add_common(parser)
+
+
+def _add_tables(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--tables", choices=sorted(CARDINALITIES), help="published cardinalities (default: kaggle)")
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--repeats", type=_positive, default=5, help="timed repeats after one warm-up (default: %(default)s)")
+    add("--seed", type=_natural, default=0, help="seed of rows, order and weights (default: %(default)s)")
+    add("--json", type=Path, metavar="FILE", help="also write the figures to a file")
+
+
 def _positive(text: str) -> int:
+    return _at_least(text, 1)
+
+
+def _natural(text: str) -> int:
+    return _at_least(text, 0)
+
+
+def _at_least(text: str, least: int) -> int:
     value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1. Received: {value}")
+    if value < least:
+        raise argparse.ArgumentTypeError(f"must be at least {least}. Received: {value}")
+    return value
+
+
+def _positive_number(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be above 0. Received: {value}")
     return value
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one benchmark and print its figures."""
-    return run_command(lambda: _run(build_parser().parse_args(argv)))
+    args = build_parser().parse_args(argv)
+    return run_command(lambda: {"train": _train, "input": _input}[args.command](args))
 
 
-def _run(args: argparse.Namespace) -> int:
-    if wrong := [text for text in args.set if not text.startswith("model.")]:
-        raise ConfigError(f"`--set` must name a key of `model`. Received: {wrong[0]!r}.")
-    figures = measure_training(
-        spec=criteo_spec(CARDINALITIES[args.tables], 16),
-        model_config=load_config(None, args.set).model,
-        batch_size=args.batch_size,
-        precision=args.precision,
-        embedding_optimizer=args.embedding_optimizer,
+def _train(args: argparse.Namespace) -> int:
+    config = _config(args)
+    spec = _spec(args, config)
+    if not 0 < args.exponent < float("inf"):
+        raise ConfigError(f"`--exponent` must be above 0. Received: {args.exponent}.")
+    load_tensorflow()
+    from tfdlrm.pipelines.benchmarks.batches import scaled
+    from tfdlrm.pipelines.benchmarks.profile import draw_split, split_table
+    from tfdlrm.pipelines.benchmarks.train import Measurement, measure_training
+
+    if args.table_rows:
+        spec = scaled(spec, args.table_rows)
+    plan = Measurement(
         ids=args.ids,
+        exponent=args.exponent,
         steps=args.steps,
+        seconds=args.seconds,
         repeats=args.repeats,
         seed=args.seed,
+        disk_rows=args.rows if args.from_disk else 0,
+        disk=args.data if args.from_disk else None,
+        shuffle_blocks=config.data.shuffle_blocks,
+        profile=args.profile is not None,
     )
+    with _bar("train") as progress:
+        figures = measure_training(spec, config.model, config.train, plan, progress)
     print(
-        f"{args.tables}, batch {args.batch_size}, {args.precision}, {args.embedding_optimizer}, {args.ids} ids: "
-        f"{figures['rows_per_second']:,.0f} rows/s (median of {args.repeats}; "
-        f"{figures['slowest']:,.0f} to {figures['fastest']:,.0f}), "
-        f"peak memory {figures['peak_memory_bytes'] / 2**30:.2f} GiB"
+        f"{figures['table_rows']:,} table rows, batch {figures['batch_size']}, {figures['precision']}, "
+        f"{figures['embedding_optimizer']}, {args.ids} ids: {rate_text(figures)}"
     )
-    if args.json:
-        write_atomic(args.json, json.dumps(figures, indent=1) + "\n")
-        print(f"figures in {args.json}")
+    if "disk" in figures:
+        disk = figures["disk"]
+        print(
+            f"from disk, packed and shuffled: {disk['rows_per_second']:,.0f} rows/s "
+            f"({disk['slowest']:,.0f} to {disk['fastest']:,.0f}), {disk['to_memory']:.1%} of the rate from memory"
+        )
+    if args.profile:
+        profile = figures["profile"]
+        Console().print(split_table(profile["milliseconds"]))
+        title = f"batch {figures['batch_size']}, {figures['precision']}, {figures['embedding_optimizer']}"
+        draw_split(profile["milliseconds"], args.profile, title)
+        print(f"a traced step took {profile['step_milliseconds']:.2f} ms; picture in {args.profile}")
+    write_figures(args.json, figures)
     return 0
 
 
-def random_batches(spec: FeatureSpec, batches: int, batch_size: int, ids: str, seed: int) -> dict[str, np.ndarray]:
-    """Return random samples: `dense` `[S, B, n_dense]`, `sparse` `[S, B, n_ids]`, `label` `[S, B, 1]`.
-
-    Args:
-        spec: The features.
-        batches: S.
-        batch_size: B.
-        ids: `"uniform"`, or `"powerlaw"` with density falling as id^-1.2.
-        seed: Seed of the draw.
-    """
-    generator = np.random.default_rng(seed)
-    shape = (batches, batch_size)
-    sparse = np.empty((*shape, spec.n_ids), np.int32)
-    for feature in spec.sparse:
-        rows = spec.table_of(feature).vocabulary_size
-        start, stop = spec.id_columns[feature.name]
-        u = generator.random((*shape, stop - start))
-        if ids == "powerlaw":
-            u = (((rows + 1.0) ** -0.2 - 1.0) * u + 1.0) ** -5.0 - 1.0
-            sparse[:, :, start:stop] = np.minimum(u, rows - 1)
-        else:
-            sparse[:, :, start:stop] = u * rows
-    return {
-        "dense": generator.random((*shape, spec.n_dense), np.float32),
-        "sparse": sparse,
-        "label": generator.integers(0, 2, (*shape, 1)).astype(np.float32),
+def _config(args: argparse.Namespace) -> RunConfig:
+    """Return the recipe with what the flags say on top of it."""
+    if wrong := [text for text in args.set if not text.startswith(("model.", "train."))]:
+        raise ConfigError(f"`--set` must name a key of `model` or `train`. Received: {wrong[0]!r}.")
+    settings = [] if args.config else ["train.batch_size=2048", "train.precision=mixed_bfloat16"]
+    dense = args.dense_optimizer
+    if dense is None and args.embedding_optimizer is not None:
+        dense = {"rowwise_adagrad": "adagrad"}.get(args.embedding_optimizer, args.embedding_optimizer)
+    flags = {
+        "train.batch_size": args.batch_size,
+        "train.precision": args.precision,
+        "train.embedding.name": args.embedding_optimizer,
+        "train.dense.name": dense,
     }
+    settings += [f"{key}={value}" for key, value in flags.items() if value is not None]
+    return load_config(args.config, [*settings, *args.set])
 
 
-def measure_training(
-    spec: FeatureSpec,
-    model_config: ModelConfig,
-    batch_size: int,
-    precision: str = "mixed_bfloat16",
-    embedding_optimizer: str = "sgd",
-    ids: str = "uniform",
-    steps: int = 100,
-    repeats: int = 5,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Time `model.fit` as users run it and return the figures.
+def _spec(args: argparse.Namespace, config: RunConfig) -> FeatureSpec:
+    """Return the features to draw rows for: of a prepared data set, of published tables, or of a recipe that hashes."""
+    if args.data is not None:
+        if args.tables or args.table_rows:
+            raise ConfigError("`--data` must not come with `--tables` or `--table-rows`. Received: both.")
+        load_tensorflow()
+        from tfdlrm.data.manifest import Manifest
 
-    Every step reads a batch of its own, so that no row is warm because the benchmark is short.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import tensorflow as tf
+        return Manifest.load(args.data).spec
+    if args.config is None or args.tables:
+        return criteo_spec(CARDINALITIES[args.tables or "kaggle"], _EMBEDDING_DIM)
+    codings = encoding_of(config.data).tables
+    counted = sorted(name for name, coding in codings.items() if coding.buckets is None)
+    if counted:
+        raise ConfigError(
+            "`--config` must come with `--tables` or `--data` where vocabularies are counted: only prepared rows "
+            f"say how large they are. Received: {args.config}, which counts {', '.join(counted[:3])}"
+            f"{' ...' if len(counted) > 3 else ''}."
+        )
+    sizes = {name: coding.first_id + (coding.buckets or 0) for name, coding in codings.items()}
+    return spec_of(config.data, sizes, config.model.embedding_dim)
 
-    from tfdlrm.models.build import build
-    from tfdlrm.training.trainer import compile_model
 
-    dense_optimizer = "adagrad" if embedding_optimizer == "rowwise_adagrad" else "sgd"
-    train = TrainConfig.model_validate(
-        {"batch_size": batch_size, "embedding": {"name": embedding_optimizer}, "dense": {"name": dense_optimizer}}
-    )
-    model = build(model_config, spec, precision, seed)
-    compile_model(model, train)
-    rates = []
-    for repeat in range(repeats + 1):
-        batch = random_batches(model.spec, steps, batch_size, ids, seed=seed + repeat)
-        label = batch.pop("label")
-        data = tf.data.Dataset.from_tensor_slices((batch, label)).prefetch(tf.data.AUTOTUNE)
-        started = time.perf_counter()
-        model.fit(data, steps_per_epoch=steps, epochs=1, verbose=0)
-        rates.append(steps * batch_size / (time.perf_counter() - started))
-    timed = rates[1:]
-    return {
-        "rows_per_second": statistics.median(timed),
-        "slowest": min(timed),
-        "fastest": max(timed),
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "table_bytes": spec.table_rows * model_config.embedding_dim * 4,
-        "repeats": repeats,
-        "steps": steps,
-        "batch_size": batch_size,
-        "precision": precision,
-        "embedding_optimizer": embedding_optimizer,
-        "ids": ids,
-        "cores": os.cpu_count(),
-        "machine": platform.machine(),
-        "tensorflow": tf.__version__,
-    }
+def _input(args: argparse.Namespace) -> int:
+    load_tensorflow()
+    from tfdlrm.pipelines.benchmarks.input import measure_input
+
+    with _bar("input") as progress:
+        figures = measure_input(
+            criteo_spec(CARDINALITIES[args.tables or "kaggle"], _EMBEDDING_DIM),
+            form=args.format,
+            rows=args.rows,
+            batch_size=args.batch_size,
+            repeats=args.repeats,
+            seed=args.seed,
+            directory=args.data,
+            progress=progress,
+        )
+    print(f"{args.format}, {figures['rows']:,} rows, batch {args.batch_size}: {rate_text(figures)}")
+    write_figures(args.json, figures)
+    return 0
+
+
+@contextmanager
+def _bar(title: str) -> Iterator[Advance]:
+    """Show one bar of rows while the block runs, where someone watches."""
+    with progress_bars() as new_bar:
+        yield new_bar(title, 0)
 
 
 if __name__ == "__main__":

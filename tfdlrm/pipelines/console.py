@@ -27,7 +27,7 @@ class Console:
     def __init__(self, log_file: Path) -> None:
         log_file.parent.mkdir(parents=True, exist_ok=True)
         self._log_file = log_file
-        self._watched = sys.stdout.isatty() and sys.stderr.isatty()
+        self._watched = _is_watched()
 
     def say(self, line: str) -> None:
         """Print and log a line."""
@@ -37,29 +37,43 @@ class Console:
 
     @contextmanager
     def bars(self) -> Iterator[NewBar]:
-        """Show progress bars with rows/s and time left while the block runs; nothing where no one watches.
-
-        Yields:
-            A function that starts a bar, told its title and its rows (0 where they are not known), and returns the
-            function to call with the number of rows just done.
-        """
-        progress = Progress(
-            TextColumn("{task.description:<10}"),
-            BarColumn(),
-            TextColumn("{task.completed:>13,.0f} rows"),
-            _Rate(),
-            TimeRemainingColumn(),
-            console=RichConsole(stderr=True),
-            transient=True,
-            disable=not self._watched,
-        )
-
-        def new_bar(title: str, rows: int) -> Advance:
-            task = progress.add_task(title, total=rows or None)
-            return lambda done: progress.advance(task, done)
-
-        with progress:
+        """Show progress bars while the block runs; see `progress_bars`."""
+        with progress_bars(self._watched) as new_bar:
             yield new_bar
+
+
+@contextmanager
+def progress_bars(watched: bool | None = None) -> Iterator[NewBar]:
+    """Show progress bars with rows/s and time left while the block runs; nothing where no one watches.
+
+    Args:
+        watched: Whether someone watches. Defaults to whether standard output and standard error are a terminal.
+
+    Yields:
+        A function that starts a bar, told its title and its rows (0 where they are not known), and returns the
+        function to call with the number of rows just done.
+    """
+    progress = Progress(
+        TextColumn("{task.description:<10}"),
+        BarColumn(),
+        TextColumn("{task.completed:>13,.0f} rows"),
+        _Rate(),
+        TimeRemainingColumn(),
+        console=RichConsole(stderr=True),
+        transient=True,
+        disable=not (_is_watched() if watched is None else watched),
+    )
+
+    def new_bar(title: str, rows: int) -> Advance:
+        task = progress.add_task(title, total=rows or None)
+        return lambda done: progress.advance(task, done)
+
+    with progress:
+        yield new_bar
+
+
+def _is_watched() -> bool:
+    return sys.stdout.isatty() and sys.stderr.isatty()
 
 
 class _Rate(ProgressColumn):
