@@ -1,5 +1,6 @@
 import pytest
 
+from tests.conftest import ROOT
 from tfdlrm.spec.coding import Encoding, TableCoding
 from tfdlrm.spec.config import DataConfig, load_config
 from tfdlrm.spec.derive import encoding_of, spec_of
@@ -25,7 +26,7 @@ def test_file_then_overrides(tmp_path):
         ("train.embedding.rate=3", "in `train.embedding`: unknown key `rate`"),
         ("train.epochs=abc", "`epochs`: .*integer.*Received: 'abc'"),
         ("train.epochs=0", "`epochs`: .*greater than or equal to 1. Received: 0"),
-        ("train.embedding.name=adm", "in `train.embedding`: `name`: .*'sgd' or 'rowwise_adagrad'"),
+        ("train.embedding.name=adm", "in `train.embedding`: `name`: .*'sgd', 'rowwise_adagrad', 'adagrad', 'adam' or 'ftrl'"),
         ("seed", "`--set` must be section.key=value. Received: 'seed'"),
         ("seed.x=1", None),
         ("data.split.by=hash", "`key` must be given for split.by"),
@@ -123,3 +124,13 @@ def test_label_rules(label, rule):
 def test_formats_need_names():
     with pytest.raises(SpecError, match="`columns` must be given where `header` is false"):
         RawFormat()
+
+
+def test_a_scaled_up_rate_needs_a_warm_up():
+    recipe = ROOT / "pipelines" / "criteo_kaggle.toml"
+    assert load_config(recipe).train.rate_factor == 1
+    with pytest.raises(ConfigError, match=r"warmup_steps` must be at least 1 .* rates grow 16 times"):
+        load_config(recipe, ["train.batch_size=2048"])
+    scaled = load_config(recipe, ["train.batch_size=2048", "train.schedule.warmup_steps=500"])
+    assert scaled.train.rate_factor == 16
+    assert load_config(recipe, ["train.batch_size=32"]).train.rate_factor == 0.25

@@ -256,3 +256,17 @@ def test_bad_arguments():
         DLRMOptimizer(SGD(0.1), keras.optimizers.Adam())
     with pytest.raises(RuntimeError, match="must be given to `DLRM.compile`"):
         pair().apply_gradients([(tf.ones([2]), tf.Variable([1.0, 2.0]))])
+
+
+@pytest.mark.parametrize(("batch_size", "warmup", "factors"), [(32, 0, [0.5, 0.5, 0.5]), (256, 2, [2.0, 4.0, 4.0])])
+def test_rates_follow_the_batch_size(batch_size, warmup, factors):
+    schedule = {"reference_batch_size": 64, "warmup_steps": warmup}
+    config = TrainConfig.model_validate({"batch_size": batch_size, "schedule": schedule})
+    table = tf.Variable(start(), name="table")
+    optimizer = build_optimizer(config)
+    optimizer.bind(Tables(table))
+    for step, factor in enumerate(factors):
+        before = table.numpy()
+        gradient, dense = sparse_gradient([3], step)
+        optimizer.apply_gradients([(gradient, table)])
+        np.testing.assert_allclose(table, before - factor * 0.1 * dense, rtol=1e-5, atol=1e-6)

@@ -155,8 +155,12 @@ class ScheduleConfig(Frozen):
         decay_steps: Length of the decay; 0 for none. Afterwards the rate stays at `end_factor`.
         power: Exponent of the decay. Defaults to 2.
         end_factor: Share of the base rate left at the end.
+        reference_batch_size: Batch size that the learning rates are stated for: they are multiplied by
+            `batch_size / reference_batch_size` (linear scaling; Goyal et al. 2017, section 2.1), which needs a warm-up
+            where it raises them. `None` leaves them alone.
     """
 
+    reference_batch_size: int | None = Field(default=None, ge=1)
     warmup_steps: int = Field(default=0, ge=0)
     decay_start_step: int = Field(default=0, ge=0)
     decay_steps: int = Field(default=0, ge=0)
@@ -210,6 +214,20 @@ class TrainConfig(Frozen):
     early_stopping: int = Field(default=0, ge=0)
     eval_every_steps: int = Field(default=0, ge=0)
     monitor: Literal["log_loss", "auc"] = "log_loss"
+
+    @property
+    def rate_factor(self) -> float:
+        """What both learning rates are multiplied by for the size of the batch."""
+        return self.batch_size / (self.schedule.reference_batch_size or self.batch_size)
+
+    @model_validator(mode="after")
+    def _warm_where_scaled(self) -> TrainConfig:
+        if self.rate_factor > 1 and not self.schedule.warmup_steps:
+            raise SpecError(
+                "`train.schedule.warmup_steps` must be at least 1 where `batch_size` is above `reference_batch_size`: "
+                f"rates grow {self.rate_factor:g} times. Received: 0. A few hundred steps serve."
+            )
+        return self
 
 
 class EvaluateConfig(Frozen):

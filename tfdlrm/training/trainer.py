@@ -61,8 +61,9 @@ def build_optimizer(config: TrainConfig) -> DLRMOptimizer:
     else:
         mlp = {"sgd": legacy.SGD, "ftrl": legacy.Ftrl}[dense.name](dense.learning_rate)
     clip: dict[str, Any] = {} if config.global_clipnorm is None else {"global_clipnorm": config.global_clipnorm}
-    constant = not schedule.warmup_steps and not schedule.decay_steps
-    factor: Any = 1.0 if constant else WarmupHoldDecay(**schedule.model_dump())
+    factor: Any = config.rate_factor
+    if schedule.warmup_steps or schedule.decay_steps:
+        factor = WarmupHoldDecay(**schedule.model_dump(exclude={"reference_batch_size"}), base=factor)
     return DLRMOptimizer(
         _row_optimizer(config.embedding), mlp, learning_rate=factor, dense_weight_decay=dense.weight_decay, **clip
     )
