@@ -83,17 +83,17 @@ any_rows = st.lists(
 
 
 @settings(deadline=None, max_examples=150)
-@given(rows=plain_rows, at_once=st.integers(1, 5))
+@given(rows=plain_rows, at_once=st.integers(1, 80))
 @example(rows=[("1", "-0", "", "", "-1234567", "FFFFFFFF"), ("0", "", "", "0", "00000000", "0000000a")], at_once=1)
 def test_plain_rows_equal_those_read_as_text(rows, at_once):
-    before = plain_fields._ROWS_AT_ONCE
-    plain_fields._ROWS_AT_ONCE = at_once
+    before = plain_fields._BYTES_AT_ONCE
+    plain_fields._BYTES_AT_ONCE = at_once
     try:
         check(block_of(rows))
         if not any("\x01" in row[2] for row in rows):
             assert read_plain(Lines(block_of(rows)), LAYOUT, ["a", "b"], ["c", "d"]) is not None
     finally:
-        plain_fields._ROWS_AT_ONCE = before
+        plain_fields._BYTES_AT_ONCE = before
 
 
 @settings(deadline=None, max_examples=150)

@@ -14,6 +14,8 @@ import tensorflow as tf
 from tfdlrm.spec.coding import Encoding
 from tfdlrm.spec.errors import DataError, SpecError, did_you_mean
 
+_ROWS_AT_ONCE = 4096
+
 
 @dataclass(frozen=True)
 class RawColumns:
@@ -108,6 +110,18 @@ def key_column(frame: pl.DataFrame, name: str) -> KeyColumn:
     """Return a column of keys, which has its `missing:<name>` beside it."""
     # No nulls: Polars takes longer to put them in and out than all the rest takes.
     return KeyColumn(_column(frame, name).to_numpy(), _column(frame, f"missing:{name}").to_numpy())
+
+
+def transposed(matrix: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return `[b, a]` of `[a, b]` as an array of its own, part by part, each of which fits into a cache."""
+    turned = np.empty(matrix.shape[::-1], matrix.dtype)
+    if matrix.shape[0] < matrix.shape[1]:
+        for start in range(0, matrix.shape[1], _ROWS_AT_ONCE):
+            turned[start : start + _ROWS_AT_ONCE] = matrix[:, start : start + _ROWS_AT_ONCE].T
+    else:
+        for start in range(0, matrix.shape[0], _ROWS_AT_ONCE):
+            turned[:, start : start + _ROWS_AT_ONCE] = matrix[start : start + _ROWS_AT_ONCE].T
+    return turned
 
 
 def string_tensor(series: pl.Series) -> tf.Tensor:

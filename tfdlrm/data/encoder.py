@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import tensorflow as tf
 
-from tfdlrm.data.columns import is_keyed, key_column, number_column, raw_columns, string_column, string_tensor
+from tfdlrm.data.columns import (
+    is_keyed,
+    key_column,
+    number_column,
+    raw_columns,
+    string_column,
+    string_tensor,
+    transposed,
+)
 from tfdlrm.data.encoder_files import EncoderParts, load_parts, part_names, save_parts
 from tfdlrm.data.keys import Keys, keys_of
 from tfdlrm.data.lookup import BulkLookup, TableLookup
+from tfdlrm.data.once import Once
 from tfdlrm.data.transforms import BulkTransform, DenseStats, transform_dense
 from tfdlrm.data.vocabulary import Vocabulary, table_rows
 from tfdlrm.spec.coding import Encoding, ValueKind
@@ -28,8 +36,6 @@ from tfdlrm.spec.features import FeatureSpec, SparseFeature, TableConfig
 PADDING = -1
 # Strings live on the CPU only, and a look-up is cheaper than carrying its keys to another device and back.
 _DEVICE = "/CPU:0"
-_ROWS_AT_ONCE = 4096
-Made = TypeVar("Made")
 _BulkIds = Callable[[dict[str, tf.Tensor]], tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]]
 
 
@@ -94,7 +100,8 @@ class FeatureEncoder(tf.Module):
             for table in spec.tables
         )
         self._groups = self._grouped(spec.sparse)
-        self._bulk = _Bulk()
+        # What encoding in bulk makes. A tf.function or a dict as an attribute would be exported with the model.
+        self._bulk = Once()
 
     @property
     def vocabularies(self) -> dict[str, Vocabulary]:
@@ -156,14 +163,14 @@ class FeatureEncoder(tf.Module):
         others = tuple(f for f in self.spec.sparse if f not in keyed)
         with tf.device(_DEVICE):
             for row, number in enumerate(self.spec.dense):
-                transform = self._bulk.once(number, partial(BulkTransform, number, self.dense_stats))
+                transform = self._bulk(number, partial(BulkTransform, number, self.dense_stats))
                 dense[row] = transform(number_column(frame, number.name))
             for feature in keyed:
-                lookup = self._bulk.once(feature.table, partial(self._bulk_lookup, feature.table))
+                lookup = self._bulk(feature.table, partial(self._bulk_lookup, feature.table))
                 sparse[self.spec.id_columns[feature.name][0]] = lookup(key_column(frame, self._source(feature)))
             if others:
                 self._encode_texts(frame, others, sparse, dropped)
-        return {"dense": _transposed(dense), "sparse": _transposed(sparse)}
+        return {"dense": transposed(dense), "sparse": transposed(sparse)}
 
     def _encode_texts(
         self,
@@ -175,7 +182,7 @@ class FeatureEncoder(tf.Module):
         """Fill in the rows, one for each id column, of features whose raw values are not keyed yet."""
         sources = dict.fromkeys(self._source(f) for f in features)
         distinct = {name: self._distinct(frame, name) for name in sources}
-        encode = self._bulk.once(features, partial(self._in_bulk, features))
+        encode = self._bulk(features, partial(self._in_bulk, features))
         ids, lengths = encode({name: column.values for name, column in distinct.items()})
         for feature in features:
             codes = distinct[self._source(feature)].codes
@@ -299,25 +306,6 @@ class FeatureEncoder(tf.Module):
         return _Distinct(tf.expand_dims(string_tensor(groups["value"]), 0), codes)
 
 
-class _Bulk:
-    """What encoding in bulk makes once, whichever thread comes first.
-
-    An object of its own, as a `tf.function` or a dict as an attribute of the encoder would be exported with the model.
-    """
-
-    def __init__(self) -> None:
-        self._made: dict[Hashable, Any] = {}
-        self._lock = threading.Lock()
-
-    def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
-        """Return what `make()` returned when `key` was first asked for."""
-        with self._lock:
-            if key not in self._made:
-                self._made[key] = make()
-            made: Made = self._made[key]
-            return made
-
-
 class _Group(NamedTuple):
     """The tables of one kind of value, and the features that read them, table by table.
 
@@ -349,14 +337,6 @@ class _Distinct(NamedTuple):
 
     values: tf.Tensor
     codes: npt.NDArray[np.int64]
-
-
-def _transposed(columns: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return `[columns, rows]` as `[rows, columns]`, part by part, each of which fits into a cache."""
-    rows = np.empty(columns.shape[::-1], columns.dtype)
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        rows[start : start + _ROWS_AT_ONCE] = columns[:, start : start + _ROWS_AT_ONCE].T
-    return rows
 
 
 def _padded(ids: tf.Tensor, bags: _Bags) -> tf.Tensor:

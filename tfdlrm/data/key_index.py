@@ -32,6 +32,7 @@ class KeyIndex:
     def __init__(self, keys: npt.NDArray[np.int64], rows: npt.NDArray[Any]) -> None:
         patterns = np.ascontiguousarray(keys).view(np.uint64)
         bits = max(1, (2 * len(patterns)).bit_length())
+        self._is_empty = not len(patterns)
         self._shift = np.uint64(64 - bits)
         homes = self._home(patterns)
         order = np.argsort(homes, kind="stable")
@@ -40,7 +41,7 @@ class KeyIndex:
         slots = np.maximum.accumulate(homes - count) + count  # the first free one after all before
         size = max(1 << bits, int(slots[-1]) + 1 if len(slots) else 0) + 1  # the last one is empty: every search ends
         short = not len(patterns) or int(patterns.max()) <= np.iinfo(np.uint32).max
-        # An empty slot repeats some key, whose own slot comes first wherever a search for it starts.
+        # An empty slot repeats some key: a search for that one starts at a filled slot and ends before an empty one.
         filler = patterns[0] if len(patterns) else 0
         self._keys = np.full(size, filler, np.uint32 if short else np.uint64)
         self._rows = np.full(size, _EMPTY, rows.dtype)
@@ -53,6 +54,8 @@ class KeyIndex:
             keys: uint32 or uint64 `[n]`; bit patterns of the int64 keys.
             unknown: Row of keys that are not there.
         """
+        if self._is_empty:
+            return np.full(len(keys), unknown, self._rows.dtype)
         found = np.empty(len(keys), self._rows.dtype)
         for start in range(0, len(keys), _AT_ONCE):
             patterns = keys[start : start + _AT_ONCE]
@@ -67,8 +70,7 @@ class KeyIndex:
                 rows[astray] = self._rows.take(slots)
                 still = self._keys.take(slots) != patterns.take(astray)
                 astray, slots = astray[still], slots[still]
-            # A key equal to the filler of an empty slot is not there.
-            found[start : start + _AT_ONCE] = np.where(rows == _EMPTY, unknown, rows)
+            found[start : start + _AT_ONCE] = rows
         return found
 
     def _home(self, patterns: npt.NDArray[Any]) -> npt.NDArray[np.int64]:

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tfdlrm.data.files import TEMPORARY_SUFFIX, publish, sha256_of, temporary_name
+from tfdlrm.data.files import TEMPORARY_SUFFIX, publish, temporary_name
+from tfdlrm.data.growing_checksum import GrowingChecksum
 from tfdlrm.data.manifest import MANIFEST, BlockInfo, ShardInfo, SplitInfo, check_split_name, shard_name
 from tfdlrm.spec.errors import ConfigError, DataError
 from tfdlrm.spec.features import FeatureSpec
@@ -112,6 +113,7 @@ class PackedWriter:
         self._blocks: list[BlockInfo] = []
         self._shards: list[tuple[Path, ShardInfo]] = []
         self._file: Any = None
+        self._checksum: GrowingChecksum | None = None
         self._path = Path()
         self._info: SplitInfo | None = None
         self._open = True
@@ -188,6 +190,10 @@ class PackedWriter:
             with suppress(tf.errors.OpError):
                 self._file.close()
             self._file = None
+        if self._checksum is not None:
+            with suppress(OSError):
+                self._checksum.finish()
+            self._checksum = None
         self._remove_leftovers()
 
     def __enter__(self) -> Self:
@@ -209,9 +215,11 @@ class PackedWriter:
         if self._block_rows == 0:
             return
         payloads = self._payloads({name: array[: self._block_rows] for name, array in self._block.items()})
-        if self._file is None:
+        if self._file is None or self._checksum is None:
             self._path = temporary_name(self.directory / shard_name(self.split, len(self._shards)))
             self._file = tf.io.TFRecordWriter(str(self._path))
+            self._file.flush()  # makes the file
+            self._checksum = GrowingChecksum(self._path)
         for payload in payloads:
             self._file.write(payload)
         # A reader gets a block by its offset and must know that it is the very block the manifest means. The
@@ -220,6 +228,8 @@ class PackedWriter:
         fingerprint = tf.fingerprint(tf.constant([b"".join(payloads)])).numpy().tobytes().hex()
         length = sum(HEADER_BYTES + len(payload) + FOOTER_BYTES for payload in payloads)
         self._blocks.append(BlockInfo(length, self._block_rows, fingerprint))
+        self._file.flush()
+        self._checksum.go_on()
         self._shard_rows += self._block_rows
         self._block_rows = 0
         if self._shard_rows == self.rows_per_shard:
@@ -227,24 +237,23 @@ class PackedWriter:
 
     def _payloads(self, block: dict[str, npt.NDArray[Any]]) -> list[bytes]:
         """Return the records that hold a block's matrices `[rows, width]`: here one."""
-        feature = {
-            name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[array.tobytes()]))
-            for name, array in block.items()
-        }
-        example = tf.train.Example(features=tf.train.Features(feature=feature))
+        example = tf.train.Example()
+        for name, array in block.items():  # in place: a message made of messages copies them
+            example.features.feature[name].bytes_list.value.append(array.tobytes())
         # Map entries have no order of their own; a fixed one makes equal rows equal files.
         return [example.SerializeToString(deterministic=True)]
 
     def _end_shard(self) -> None:
-        if self._file is None:
+        if self._file is None or self._checksum is None:
             return
         self._file.close()
         self._file = None
+        checksum, self._checksum = self._checksum, None
         shard = ShardInfo(
             file=shard_name(self.split, len(self._shards)),
             rows=self._shard_rows,
             bytes=self._path.stat().st_size,
-            sha256=sha256_of(self._path),
+            sha256=checksum.finish(),
             blocks=tuple(self._blocks),
         )
         self._shards.append((self._path, shard))

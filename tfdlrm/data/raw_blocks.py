@@ -135,7 +135,8 @@ def read_blocks(path: Path, chunk_bytes: int = CHUNK_BYTES, digest: _Digest | No
             block, rest = rest, b""
         else:
             cut = piece.rfind(b"\n") + 1
-            block, rest = (rest + piece[:cut], piece[cut:]) if cut else (b"", rest + piece)
+            lines = memoryview(piece)[:cut]  # not a copy of its own
+            block, rest = (b"".join((rest, lines)), piece[cut:]) if cut else (b"", rest + piece)
         if len(rest) > _LONGEST_LINE:
             raise DataError(f"{path}: a line is longer than {_LONGEST_LINE} bytes.")
         if first and block:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tfdlrm.data.columns import number_column
+from tfdlrm.data.columns import number_column, transposed
 from tfdlrm.data.encoder import PADDING
 from tfdlrm.data.splits import SPLIT_NAMES
 from tfdlrm.spec.coding import Encoding
@@ -32,7 +32,6 @@ class RowStatistics:
         self.clicks = 0.0
         self._spec = spec
         self._codings = {f.name: encoding.tables[f.table] for f in spec.sparse}
-        self._reserved_rows = {r for c in self._codings.values() for r in (c.missing_row, c.rare_row, c.oov_row)}
         self._missing = dict.fromkeys(spec.dense_names, 0)
         self._ids = {name: {"all": 0, "missing": 0, "rare": 0, "unseen": 0} for name in spec.sparse_names}
 
@@ -47,14 +46,16 @@ class RowStatistics:
         self.clicks += float(frame["label"].sum())
         for name in self._missing:
             self._missing[name] += int(np.count_nonzero(np.isnan(number_column(frame, name))))
-        # Over whole matrices: a single column of a row-major matrix takes as long to read as all of them.
-        of = {row: np.count_nonzero(sparse == row, axis=0) for row in {PADDING, *self._reserved_rows}}
+        columns = transposed(sparse)
         for name, counts in self._ids.items():
-            here, coding = slice(*self._spec.id_columns[name]), self._codings[name]
-            counts["all"] += len(sparse) * (here.stop - here.start) - int(of[PADDING][here].sum())
-            counts["missing"] += int(of[coding.missing_row][here].sum())
-            counts["rare"] += int(of[coding.rare_row][here].sum())
-            counts["unseen"] += int(of[coding.oov_row][here].sum())
+            start, stop = self._spec.id_columns[name]
+            ids, coding = columns[start:stop], self._codings[name]
+            reserved = {coding.missing_row, coding.rare_row, coding.oov_row}
+            of = {row: int(np.count_nonzero(ids == row)) for row in reserved}
+            counts["all"] += ids.size if stop == start + 1 else int(np.count_nonzero(ids != PADDING))
+            counts["missing"] += of[coding.missing_row]
+            counts["rare"] += of[coding.rare_row]
+            counts["unseen"] += of[coding.oov_row]
 
     def merge(self, other: RowStatistics) -> None:
         """Add what another one, of the same features, counted."""
