@@ -11,13 +11,16 @@ import numpy.typing as npt
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _AT_ONCE = 1 << 17  # bounds the memory of intermediate results
 _EMPTY = -1
+# Slots per key, at least; up to twice as many. The roomier a table, the sooner a key is found or found to be absent.
+_ROOMY, _NARROW, _SMALL = 4, 2, 1 << 17
 
 
 class KeyIndex:
     """Finds the rows of keys, as `TableLookup` does in a graph.
 
     Slots lie in the order of hashed keys, each key in the first free slot from its own on, so that a key is found in
-    the run of filled slots that starts at its own. 24 to 48 bytes an entry, half of that for keys below 2^32.
+    the run of filled slots that starts at its own. An entry of a large table takes 24 to 48 bytes, half as many where
+    keys are below 2^32; one of a small table twice as many.
 
     Args:
         keys: int64, all different.
@@ -31,7 +34,8 @@ class KeyIndex:
 
     def __init__(self, keys: npt.NDArray[np.int64], rows: npt.NDArray[Any]) -> None:
         patterns = np.ascontiguousarray(keys).view(np.uint64)
-        bits = max(1, (2 * len(patterns)).bit_length())
+        roomy = _ROOMY if len(patterns) <= _SMALL else _NARROW
+        bits = max(1, (roomy * len(patterns)).bit_length())
         self._is_empty = not len(patterns)
         self._shift = np.uint64(64 - bits)
         homes = self._home(patterns)

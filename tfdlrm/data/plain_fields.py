@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from tfdlrm.data.fields import Layout, Lines
 
-# Small enough for a third-level cache and memory that need not be asked for anew each time; large enough that threads
+# Small enough for caches, and for memory that need not be asked for anew each time; large enough that threads
 # seldom wait for each other's hold on Python between two steps.
-_BYTES_AT_ONCE = 2 << 20
+_BYTES_AT_ONCE = 1 << 20
 _WORD_BYTES = 8
 _Words = npt.NDArray[np.uint64]
 _Lengths = npt.NDArray[np.int64]
