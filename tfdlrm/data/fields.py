@@ -12,6 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tfdlrm.data.bad_rows import Problem
+from tfdlrm.data.raw_blocks import count_lines
 
 _NEWLINE = ord("\n")
 
@@ -47,7 +48,7 @@ class Lines:
 
     @cached_property
     def _count(self) -> int:
-        return int(np.count_nonzero(self.bytes == _NEWLINE))
+        return count_lines(self.block)
 
     @cached_property
     def ends(self) -> npt.NDArray[np.int64]:

@@ -21,6 +21,7 @@ CHUNK_BYTES = 16 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
 _BOM = b"\xef\xbb\xbf"
 _LONGEST_LINE = 64 << 20
+_COUNTED_AT_ONCE = 1 << 20
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
 
@@ -150,10 +151,17 @@ def read_blocks(path: Path, chunk_bytes: int = CHUNK_BYTES, digest: _Digest | No
         yield block
 
 
+def count_lines(block: bytes) -> int:
+    """Return how often a line ends in a block; several times quicker than `bytes.count` where it often does."""
+    content = np.frombuffer(block, np.uint8)
+    parts = (content[start : start + _COUNTED_AT_ONCE] for start in range(0, len(content), _COUNTED_AT_ONCE))
+    return sum(int(np.count_nonzero(part == ord("\n"))) for part in parts)
+
+
 def survey(
     path: Path,
     header: bool = False,
-    chunk_bytes: int = CHUNK_BYTES,
+    chunk_bytes: int = 1 << 20,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> RawFile:
     """Read a file once and return its number of rows and what tells whether it has changed.
@@ -161,7 +169,7 @@ def survey(
     Args:
         path: Plain or gzip file.
         header: Whether the first line is a header.
-        chunk_bytes: Bytes read at a time.
+        chunk_bytes: Bytes read at a time. Defaults to 1 MiB.
         progress: Called with the number of rows just counted.
 
     Raises:
@@ -170,7 +178,7 @@ def survey(
     rows = -int(header)
     with _Digest() as digest:
         for block in read_blocks(path, chunk_bytes, digest):
-            lines = int(np.count_nonzero(np.frombuffer(block, np.uint8) == ord("\n")))  # quicker than bytes.count
+            lines = count_lines(block)
             progress(lines)
             rows += lines
         sha256 = digest.hexdigest()

@@ -143,7 +143,7 @@ class RawReader:
         """
         if self._files is None:
             header = self._format.header
-            self._files = [survey(path, header, self._chunk_bytes, progress) for path in self.paths]
+            self._files = [survey(path, header, progress=progress) for path in self.paths]
         return self._files
 
     def count(self) -> list[int]:

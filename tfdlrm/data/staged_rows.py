@@ -30,7 +30,7 @@ class StagedRows:
     def read(self, index: int) -> pl.DataFrame:
         """Return a frame that was put aside, for the last time: its file is removed."""
         path = self._path(index)
-        frame = pl.read_ipc(path.read_bytes())
+        frame = pl.read_ipc(path)  # mapped into memory, which outlives the file's name
         path.unlink()
         return frame
 
