@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -181,14 +182,16 @@ class _Work:
         vocabularies, stats, read = self._learn(reader, plan, rows, staged, directory)
         spec = spec_of(data, {name: v.rows for name, v in vocabularies.items()}, embedding_dim)
         encoder = FeatureEncoder(spec, encoding, vocabularies, stats)
-        encoder.save(directory)
 
         def chunks(encode: Callable[[_Rows], _Encoded]) -> Iterator[_Encoded]:
             if not read:
                 return reader.map(lambda chunk: encode(_Rows.of(chunk, plan)), self._threads)
             return ordered_map(lambda at: encode(_Rows(staged.read(at[0]), at[1])), enumerate(read), self._threads)
 
-        splits, statistics = self._encode(encoder, chunks, rows, directory)
+        with ThreadPoolExecutor(1) as pool:
+            saved = pool.submit(encoder.save, directory)  # which waits for the disk most of the time
+            splits, statistics = self._encode(encoder, chunks, rows, directory)
+            saved.result()
         staged.remove()
         for file in files:
             stat = file.path.stat()

@@ -24,6 +24,7 @@ from tfdlrm.data.columns import (
 from tfdlrm.data.files import atomic_path
 from tfdlrm.data.key_counts import Counted, KeyCounter, count_keys
 from tfdlrm.data.keys import keys_in_bulk
+from tfdlrm.data.parallel import ordered_map, usable_cores
 from tfdlrm.data.transforms import DenseStats, StatsCounter
 from tfdlrm.spec.coding import Encoding, TableCoding
 from tfdlrm.spec.errors import DataError
@@ -169,8 +170,8 @@ class VocabularyBuilder:
         Raises:
             DataError: two distinct strings of a table have the same 64-bit fingerprint.
         """
-        vocabularies = {name: counts.build(name) for name, counts in self._counts.items()}
-        return vocabularies, {name: stats.build() for name, stats in self._stats.items()}
+        built = ordered_map(lambda name: self._counts[name].build(name), self._counts, usable_cores())
+        return dict(zip(self._counts, built, strict=True)), {name: stats.build() for name, stats in self._stats.items()}
 
 
 class _Counts:
