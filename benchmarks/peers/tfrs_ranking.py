@@ -56,7 +56,10 @@ def main() -> None:
         sparse = {name: np.stack([batch.sparse[:, i] for batch in arrays]) for i, name in enumerate(names)}
         inputs = {"dense_features": np.stack([batch.dense for batch in arrays]), "sparse_features": sparse}
         labels = np.stack([batch.label[:, 0] for batch in arrays])
-        return len(arrays), tf.data.Dataset.from_tensor_slices((inputs, labels)).prefetch(tf.data.AUTOTUNE)
+        # The thread that tunes tf.data sleeps for ever longer, and the end of an iterator may have to wait for it.
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        return len(arrays), tf.data.Dataset.from_tensor_slices((inputs, labels)).prefetch(2).with_options(options)
 
     def run(batches: tuple[int, Any]) -> float:
         steps, dataset = batches
