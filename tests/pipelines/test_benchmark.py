@@ -130,6 +130,13 @@ def test_input_command(tmp_path, capsys, monkeypatch):
     assert json.loads(json_file.read_text())["rows"] == 500
 
 
+def test_prepare_command_says_what_it_cannot_write(tmp_path, capsys):
+    assert main(["prepare", "--rows", "1000", "--folder", str(tmp_path / "absent")]) == 2
+    error = capsys.readouterr().err
+    assert "No such file or directory" in error
+    assert error.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

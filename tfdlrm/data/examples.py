@@ -8,7 +8,7 @@ from typing import Any
 import numpy.typing as npt
 import tensorflow as tf
 
-from tfdlrm.data.dataset import steps_per_epoch
+from tfdlrm.data.dataset import PARALLEL_READS, PREFETCH_BATCHES, steps_per_epoch
 from tfdlrm.data.manifest import Manifest
 from tfdlrm.data.packed import PackedWriter
 from tfdlrm.spec.errors import ConfigError, DataError
@@ -142,14 +142,18 @@ def example_dataset(
             windows = tf.data.TFRecordDataset(_permuted(files, seed, stream)).batch(window_rows).enumerate()
             windows = windows.map(lambda number, rows: _permuted(rows, seed, stream + number + 1)).prefetch(1)
             serialized = windows.rebatch(batch_size, drop_remainder=drop_remainder)
-        return serialized.map(parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        return serialized.map(parse, num_parallel_calls=PARALLEL_READS, deterministic=True)
 
     if steps == 0:
         batches, total = epoch_batches(tf.constant(0, tf.int64)).take(0), 0
     else:
         batches = tf.data.Dataset.range(start_epoch, tf.int64.max if epochs is None else epochs).flat_map(epoch_batches)
         total = tf.data.INFINITE_CARDINALITY if epochs is None else (epochs - start_epoch) * steps
-    return batches.apply(tf.data.experimental.assert_cardinality(total)).prefetch(tf.data.AUTOTUNE)
+    options = tf.data.Options()
+    options.deterministic = True
+    options.autotune.enabled = False  # as in `packed_dataset`
+    batches = batches.apply(tf.data.experimental.assert_cardinality(total)).prefetch(PREFETCH_BATCHES)
+    return batches.with_options(options)
 
 
 def _permuted(values: tf.Tensor, seed: int, stream: tf.Tensor) -> tf.Tensor:

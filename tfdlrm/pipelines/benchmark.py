@@ -13,6 +13,8 @@ from rich.console import Console
 from tfdlrm.pipelines.benchmarks.figures import rate_text, write_figures
 from tfdlrm.pipelines.cli import load_tensorflow, run_command
 from tfdlrm.pipelines.console import Advance, progress_bars
+from tfdlrm.pipelines.large_pages import start_again_with_large_pages
+from tfdlrm.spec.coding import TableCoding
 from tfdlrm.spec.config import DenseOptimizer, EmbeddingOptimizer, RunConfig, load_config
 from tfdlrm.spec.criteo import CARDINALITIES, criteo_spec
 from tfdlrm.spec.derive import encoding_of, spec_of
@@ -28,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     _add_train(commands.add_parser("train", help="training through model.fit", allow_abbrev=False))
     _add_input(commands.add_parser("input", help="TFRecord files to shuffled batches", allow_abbrev=False))
+    _add_prepare(commands.add_parser("prepare", help="raw rows to packed TFRecord files", allow_abbrev=False))
     return parser
 
 
@@ -74,6 +77,14 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
     _add_common(parser)
 
 
+def _add_prepare(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--rows", type=_positive, default=1_000_000, help="planted rows in Criteo's format (default: %(default)s)")
+    add("--buckets", type=_positive, metavar="N", help="hash values over N rows a table (default: count vocabularies)")
+    add("--folder", type=Path, metavar="DIR", help="where the rows lie meanwhile (default: the system's temporary one)")
+    _add_common(parser)
+
+
 def _add_tables(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tables", choices=sorted(CARDINALITIES), help="published cardinalities (default: kaggle)")
 
@@ -110,7 +121,7 @@ def _positive_number(text: str) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one benchmark and print its figures."""
     args = build_parser().parse_args(argv)
-    return run_command(lambda: {"train": _train, "input": _input}[args.command](args))
+    return run_command(lambda: {"train": _train, "input": _input, "prepare": _prepare}[args.command](args))
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -220,6 +231,18 @@ def _input(args: argparse.Namespace) -> int:
     return 0
 
 
+def _prepare(args: argparse.Namespace) -> int:
+    load_tensorflow()
+    from tfdlrm.pipelines.benchmarks.prepare import measure_prepare
+
+    coding = TableCoding(kind="hash", buckets=args.buckets) if args.buckets else None
+    figures = measure_prepare(args.rows, coding, args.repeats, args.seed, args.folder)
+    how = f"hashed over {args.buckets:,} rows a table" if args.buckets else "with vocabularies"
+    print(f"raw to packed {how}, {args.rows:,} rows: {rate_text(figures)}")
+    write_figures(args.json, figures)
+    return 0
+
+
 @contextmanager
 def _bar(title: str) -> Iterator[Advance]:
     """Show one bar of rows while the block runs, where someone watches."""
@@ -228,4 +251,5 @@ def _bar(title: str) -> Iterator[Advance]:
 
 
 if __name__ == "__main__":
+    start_again_with_large_pages()
     raise SystemExit(main())
