@@ -59,7 +59,7 @@ class PackedWriter:
         directory: Folder of the data set; made if missing. One writer per folder and split at a time.
         split: Name of the split, a lower-case word.
         spec: Gives the columns and the range of ids.
-        rows_per_block: Rows per record, the unit of random access. Defaults to 4096.
+        rows_per_block: Rows per record, the unit of random access. Defaults to 16,384.
         rows_per_shard: Rows per file. Defaults to 1,048,576.
         sample_weight: Whether rows carry a weight. Defaults to `False`.
 
@@ -83,7 +83,7 @@ class PackedWriter:
         directory: Path | str,
         split: str,
         spec: FeatureSpec,
-        rows_per_block: int = 4096,
+        rows_per_block: int = 16_384,
         rows_per_shard: int = 1_048_576,
         sample_weight: bool = False,
     ) -> None:

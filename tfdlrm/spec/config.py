@@ -87,9 +87,9 @@ class DataConfig(Frozen):
     coding: TableCoding = TableCoding()
     split: Split = Split()
     max_bad_share: float = Field(default=0.0, ge=0, le=1)
-    rows_per_block: int = Field(default=4096, ge=1)
+    rows_per_block: int = Field(default=16_384, ge=1)
     rows_per_shard: int = Field(default=1_048_576, ge=1)
-    shuffle_blocks: int = Field(default=64, ge=1)
+    shuffle_blocks: int = Field(default=16, ge=1)
 
 
 class ModelConfig(Frozen):

@@ -57,7 +57,7 @@ class Measurement:
     seed: int = 0
     disk_rows: int = 0
     disk: Path | None = None
-    shuffle_blocks: int = 64
+    shuffle_blocks: int = 16
     profile: bool = False
 
 
