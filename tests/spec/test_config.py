@@ -26,7 +26,7 @@ def test_file_then_overrides(tmp_path):
         ("train.embedding.rate=3", "in `train.embedding`: unknown key `rate`"),
         ("train.epochs=abc", "`epochs`: .*integer.*Received: 'abc'"),
         ("train.epochs=0", "`epochs`: .*greater than or equal to 1. Received: 0"),
-        ("train.embedding.name=adm", "in `train.embedding`: `name`: .*'sgd', 'rowwise_adagrad', 'adagrad', 'adam' or 'ftrl'"),
+        ("train.embedding.name=adm", "in `train.embedding`: `name`: .*'sgd', .* or 'ftrl'"),
         ("seed", "`--set` must be section.key=value. Received: 'seed'"),
         ("seed.x=1", None),
         ("data.split.by=hash", "`key` must be given for split.by"),

@@ -250,7 +250,7 @@ class _Order:
         return tf.random.experimental.stateless_shuffle(values, seed, alg="philox")
 
     def _decode(self, payload: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Turn the payload of a block into matrices `[largest, width]`; a short block leaves unused rows at their end."""
+        """Turn the payload of a block into matrices `[largest, width]`; a short block fills fewer rows."""
         features = {column.name: tf.io.FixedLenFeature([], tf.string) for column in self.columns if column.width}
         strings = tf.io.parse_single_example(payload, features)
         matrices = {}
