@@ -225,20 +225,23 @@ def measure(
         console=Console(stderr=True),
         disable=not sys.stderr.isatty(),
     )
+    turns = [(case, number, contestant) for case in cases for number in range(rounds) for contestant in field]
     with progress, tempfile.TemporaryDirectory() as folder:
-        task = progress.add_task("", total=len(cases) * rounds * len(field))
-        for case in cases:
-            for number in range(rounds):
-                for contestant in field:
-                    progress.update(task, description=f"{case}, round {number + 1}: {contestant}")
-                    if (case, contestant) not in failures:
-                        try:
-                            run = run_once(contestant, case, Path(folder), environment, timeout)
-                        except RuntimeError as error:
-                            failures[case, contestant] = f"{case}: {contestant}: {error}"
-                        else:
-                            runs += [] if run is None else [run]
-                    progress.advance(task)
+        task = progress.add_task("", total=len(turns))
+        for case, number, contestant in turns:
+            progress.update(task, description=f"{case}, round {number + 1}: {contestant}")
+            if (case, contestant) not in failures:
+                try:
+                    run = run_once(contestant, case, Path(folder), environment, timeout)
+                except RuntimeError as error:
+                    failures[case, contestant] = f"{case}: {contestant}: {error}"
+                except KeyboardInterrupt:
+                    # What hours have measured is not thrown away.
+                    failures[case, contestant] = f"{case}: {contestant}: interrupted"
+                    break
+                else:
+                    runs += [] if run is None else [run]
+            progress.advance(task)
     return runs, list(failures.values())
 
 
