@@ -113,7 +113,7 @@ def row_ceiling(batch_size: int, spec: FeatureSpec, tables: int = 4) -> float:
     rows = spec.table_rows // tables
     variables = [tf.Variable(tf.zeros([rows, spec.tables[0].embedding_dim])) for _ in range(tables)]
     count = batch_size * len(spec.sparse) // tables
-    ids = np.random.default_rng(0).integers(0, rows, [16, tables, count])
+    ids = np.random.default_rng(0).integers(0, rows, [64, tables, count])  # no call sees ids of another
     batches = iter(tf.data.Dataset.from_tensor_slices(ids).repeat())
 
     @tf.function

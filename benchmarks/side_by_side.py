@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -260,17 +261,30 @@ def run_once(
         return None
     others, started = _Others(), time.perf_counter()
     try:
-        done = subprocess.run(
-            command, cwd=HERE.parent, env=dict(environment), capture_output=True, text=True, timeout=timeout
+        # A session of its own: a script may start further processes, which a timeout must end too.
+        process = subprocess.Popen(
+            command,
+            cwd=HERE.parent,
+            env=dict(environment),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
-    except subprocess.TimeoutExpired:
-        raise RuntimeError(f"took longer than {timeout:g} seconds") from None
     except OSError as error:
         raise RuntimeError(f"{command[0]}: {error.strerror}") from None
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except BaseException as error:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        if isinstance(error, subprocess.TimeoutExpired):
+            raise RuntimeError(f"took longer than {timeout:g} seconds") from None
+        raise
     seconds = time.perf_counter() - started
-    if done.returncode or not figures.is_file():
-        last = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
-        raise RuntimeError(f"exit code {done.returncode}: {last}")
+    if process.returncode or not figures.is_file():
+        last = (err.strip() or out.strip() or "no output").splitlines()[-1]
+        raise RuntimeError(f"exit code {process.returncode}: {last}")
     rate = float(json.loads(figures.read_text(encoding="utf-8"))["rows_per_second"])
     return Run(case, contestant, rate, others.share(seconds))
 

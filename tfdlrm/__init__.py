@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tfdlrm.spec.config import RunConfig, load_config
     from tfdlrm.spec.features import DenseFeature, FeatureSpec, SparseFeature, TableConfig
     from tfdlrm.training.optimizers import DLRMOptimizer
-    from tfdlrm.training.row_optimizers import SGD, Adagrad, LazyAdam, RowWiseAdagrad
+    from tfdlrm.training.row_optimizers import SGD, Adagrad, Ftrl, LazyAdam, RowWiseAdagrad
 
 __version__ = "0.1.0"
 
@@ -48,6 +48,7 @@ __all__ = [
     "EmbeddingCollection",
     "FeatureEncoder",
     "FeatureSpec",
+    "Ftrl",
     "LazyAdam",
     "RowWiseAdagrad",
     "RunConfig",
@@ -67,6 +68,7 @@ _HOMES = {
     "EmbeddingCollection": "tfdlrm.layers.embedding",
     "FeatureEncoder": "tfdlrm.data.encoder",
     "FeatureSpec": "tfdlrm.spec.features",
+    "Ftrl": "tfdlrm.training.row_optimizers",
     "LazyAdam": "tfdlrm.training.row_optimizers",
     "MLP": "tfdlrm.layers.mlp",
     "RowWiseAdagrad": "tfdlrm.training.row_optimizers",

@@ -61,6 +61,12 @@ odd_key = st.sampled_from(
 other = st.sampled_from(["", "x", "é", "12", "\x01"])
 
 
+def test_a_column_nobody_reads_must_be_text_too():
+    block = b"1\t5\t\xff\ta\t7\tc\n"
+    assert sorted(parser().parse(Lines(block)).problems) == [0]
+    assert sorted(parser().parse(Lines(block + b"1\t1.5\tx\ta\t7\tc\n")).problems) == [0]
+
+
 def block_of(rows: list[tuple[str, ...]]) -> bytes:
     return "".join("\t".join(row) + "\n" for row in rows).encode()
 

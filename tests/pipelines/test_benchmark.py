@@ -99,8 +99,6 @@ def test_train_command(tmp_path, capsys, monkeypatch):
         assert split[group]["forward"] > 0 and split[group]["backward"] > 0, group
     assert split["sparse update"]["forward"] == split["dense update"]["forward"] == 0
     assert split["sparse update"]["backward"] > 0 and split["dense update"]["backward"] > 0
-    total = sum(sum(phases.values()) for phases in split.values())
-    assert sum(split["other"].values()) < 0.25 * total
 
 
 def test_train_command_takes_a_recipe_and_a_time(tmp_path, capsys):

@@ -134,3 +134,11 @@ def test_a_scaled_up_rate_needs_a_warm_up():
     scaled = load_config(recipe, ["train.batch_size=2048", "train.schedule.warmup_steps=500"])
     assert scaled.train.rate_factor == 16
     assert load_config(recipe, ["train.batch_size=32"]).train.rate_factor == 0.25
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"), [("sgd", "epsilon"), ("adam", "initial_accumulator"), ("ftrl", "weight_decay")]
+)
+def test_a_setting_the_optimizer_does_not_have_is_refused(name, setting):
+    with pytest.raises(ConfigError, match=f'`{setting}` must not be given where `name` is "{name}"'):
+        load_config(None, [f"train.embedding.name={name}", f"train.embedding.{setting}=0.5"])

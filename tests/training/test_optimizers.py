@@ -6,7 +6,7 @@ from tf_keras.optimizers import legacy
 
 from tfdlrm.spec.config import EmbeddingOptimizerConfig, TrainConfig
 from tfdlrm.training.optimizers import DLRMOptimizer
-from tfdlrm.training.row_optimizers import SGD, Adagrad, LazyAdam, RowWiseAdagrad
+from tfdlrm.training.row_optimizers import SGD, Adagrad, Ftrl, LazyAdam, RowWiseAdagrad
 from tfdlrm.training.trainer import build_optimizer
 
 RNG = np.random.default_rng(0)
@@ -116,6 +116,24 @@ def test_adagrad_matches_numpy(decay, graph):
         expected[touched] *= 1 - 0.1 * decay
         expected[touched] -= 0.1 * dense[touched] / (np.sqrt(accumulator[touched]) + 1e-3)
     np.testing.assert_allclose(var, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_ftrl_matches_numpy_and_starts_from_the_initial_rows(graph):
+    initial = start()
+    var, expected = tf.Variable(initial), initial.astype(np.float64)
+    n, z = np.full([ROWS, DIM], 0.25), -initial.astype(np.float64) * np.sqrt(0.25) / 0.1
+    optimizer = Ftrl(0.1, initial_accumulator_value=0.25)
+    apply = applier(optimizer, var, graph)
+    for step, ids in enumerate(BATCHES):
+        gradient, dense = sparse_gradient(ids, step)
+        apply(gradient)
+        for row in np.unique(ids):
+            g = dense[row]
+            z[row] += g - (np.sqrt(n[row] + g**2) - np.sqrt(n[row])) / 0.1 * expected[row]
+            n[row] += g**2
+            expected[row] = -z[row] * 0.1 / np.sqrt(n[row])
+    np.testing.assert_allclose(var, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["sgd", "rowwise_adagrad", "adagrad", "adam", "ftrl"])

@@ -51,5 +51,5 @@ class GrowingChecksum:
             self._sha256.update(piece)
             self._unsynced += len(piece)
         if self._unsynced >= _SYNC_EVERY:
-            os.fdatasync(self._file.fileno())
+            getattr(os, "fdatasync", os.fsync)(self._file.fileno())  # macOS has no fdatasync
             self._unsynced = 0

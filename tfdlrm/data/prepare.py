@@ -34,6 +34,8 @@ from tfdlrm.spec.derive import encoding_of, spec_of
 from tfdlrm.spec.errors import ConfigError, DataError
 
 BAD_ROWS_FILE = "bad_rows.tsv"
+MOST_THREADS = 8
+"""Threads beyond these would hold more memory than they save time: each has a chunk of text and its rows."""
 _STAGED = "staged"
 _SPLIT = "split:code"  # no column of a recipe: those are there by their own names
 Progress = Callable[[str, int], Callable[[int], None]]
@@ -69,7 +71,8 @@ def prepare(
         embedding_dim: Width of the tables in the manifest's spec; prepared rows do not depend on it.
         overwrite: Replace data that another recipe made, instead of refusing. Defaults to `False`.
         progress: Called with the name of each phase (`"count"`, `"time"`, `"vocabulary"`, `"encode"`) and its rows.
-        chunk_bytes: Bytes of raw text held at a time. Defaults to 16 MiB.
+        chunk_bytes: Bytes of raw text that a thread holds at a time; there are as many threads as cores, at most
+            `MOST_THREADS`, and one chunk more than threads. Defaults to 16 MiB.
 
     Returns:
         The manifest. Its `statistics` hold rows and click rate of each split, shares of missing, rare and unseen
@@ -156,7 +159,7 @@ class _Work:
         self._raw = raw
         self._progress = progress
         self._chunk_bytes = chunk_bytes
-        self._threads = usable_cores()
+        self._threads = min(usable_cores(), MOST_THREADS)
         self._encoding = encoding_of(data)
         self._table_of = {c.name: c.table or c.name for c in data.sparse}
         self._seconds: dict[str, float] = {}

@@ -196,6 +196,9 @@ class RowParser:
         quote = self._layout.quote
         if self._texts or (quote is not None and quote.encode() in lines.block):
             return None
+        # A line that is no text is bad even where nobody reads the column; the slower way says which one it is.
+        if not lines.block.isascii():
+            return None
         plain = read_plain(lines, self._layout, self._numbers, self._keys)
         if plain is None:
             return None

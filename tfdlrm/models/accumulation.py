@@ -27,7 +27,7 @@ def accumulated_gradients(
         One gradient for each of `model.trainable_variables`, and predictions `[B, 1]`.
     """
     samples = tf.shape(y)[0]
-    pieces = tf.minimum(pieces, samples)
+    pieces = tf.maximum(1, tf.minimum(pieces, samples))
 
     def piece(index: tf.Tensor) -> tuple[list[Any], tf.Tensor]:
         start, stop = index * samples // pieces, (index + 1) * samples // pieces

@@ -185,6 +185,9 @@ def _config(args: argparse.Namespace) -> RunConfig:
         "train.dense.name": dense,
     }
     settings += [f"{key}={value}" for key, value in flags.items() if value is not None]
+    if args.batch_size is not None:
+        # Rates do not matter here: a recipe's own must not ask for a warm-up at another batch size.
+        settings.append(f"train.schedule.reference_batch_size={args.batch_size}")
     return load_config(args.config, [*settings, *args.set])
 
 

@@ -36,11 +36,13 @@ def large_page_environment(environment: Mapping[str, str], setting: Path = _SETT
         return None
     if not on_request:
         return None
-    return {**environment, "GLIBC_TUNABLES": f"{tunables}:{TUNABLE}" if tunables else TUNABLE}
+    # Some interpreters drop GLIBC_TUNABLES on their way; the second word keeps them from starting again for ever.
+    asked = f"{tunables}:{TUNABLE}" if tunables else TUNABLE
+    return {**environment, "GLIBC_TUNABLES": asked, OPT_OUT: "0"}
 
 
-def start_again_with_large_pages() -> None:
-    """Replace this process by itself under `large_page_environment`, once. For the first line of a command."""
-    environment = large_page_environment(os.environ)
-    if environment is not None:
+def start_again_with_large_pages(setting: Path = _SETTING) -> None:
+    """Replace this process by itself under `large_page_environment`, once, before a command does anything else."""
+    environment = large_page_environment(os.environ, setting)
+    if environment is not None and sys.executable:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)

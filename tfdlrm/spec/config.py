@@ -128,15 +128,25 @@ class OptimizerConfig(Frozen):
 class EmbeddingOptimizerConfig(OptimizerConfig):
     """`[train.embedding]`: the optimizer of the embedding tables. Each moves the rows a batch used, and no other.
 
-    `adam` is LazyAdam: moments of untouched rows do not age. `ftrl` has no weight decay.
+    `adam` is LazyAdam: moments of untouched rows do not age. `ftrl` starts its accumulators at 0.1 where
+    `initial_accumulator` is 0.
     """
 
     name: EmbeddingOptimizer = "sgd"
 
     @model_validator(mode="after")
-    def _without_decay(self) -> EmbeddingOptimizerConfig:
-        if self.name == "ftrl" and self.weight_decay:
-            raise SpecError(f'`weight_decay` must be 0 where `name` is "ftrl". Received: {self.weight_decay}.')
+    def _no_idle_settings(self) -> EmbeddingOptimizerConfig:
+        used = {
+            "sgd": ("weight_decay",),
+            "adam": ("weight_decay", "epsilon"),
+            "ftrl": ("initial_accumulator",),
+        }.get(self.name, ("weight_decay", "initial_accumulator", "epsilon"))
+        for setting in ("weight_decay", "initial_accumulator", "epsilon"):
+            if setting not in used and getattr(self, setting):
+                raise SpecError(
+                    f'`{setting}` must not be given where `name` is "{self.name}", which has none. '
+                    f"Received: {getattr(self, setting)}."
+                )
         return self
 
 

@@ -20,7 +20,8 @@ class DLRMOptimizer(legacy.Optimizer):
     callbacks that set a learning rate work on it. `DLRM.compile` tells it which variables are tables.
 
     Args:
-        embedding: Optimizer of the tables: `SGD`, `RowWiseAdagrad`, or any legacy optimizer.
+        embedding: Optimizer of the tables: `SGD`, `RowWiseAdagrad`, `Adagrad`, `LazyAdam` or `Ftrl`, which move touched
+            rows only. Others of the legacy family work too, but its Adam moves every row.
         dense: Any legacy optimizer.
         learning_rate: Factor, or schedule of factors, on the rates of both parts. Defaults to 1.
         dense_weight_decay: Decoupled decay of dense kernels (not biases). Defaults to 0.

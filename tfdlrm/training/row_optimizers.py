@@ -224,6 +224,50 @@ class Adagrad(legacy.Adagrad):
         return {**super().get_config(), "weight_decay": self.weight_decay}
 
 
+@keras.saving.register_keras_serializable(package="tfdlrm")
+class Ftrl(legacy.Ftrl):
+    """FTRL-Proximal on touched rows that starts from a row's initial vector (McMahan et al. 2013, algorithm 1).
+
+    The algorithm rebuilds weights from the sum z of past gradients, and z = 0 means weights of zero: it would forget
+    the random vectors that embeddings start from, and rows all alike learn nothing from dot products. So z of a
+    row that was never touched is first set to the value that stands for its present vector.
+
+    Args:
+        learning_rate: Rate or schedule. Defaults to 0.01.
+        initial_accumulator_value: Start of every accumulator, above 0. Defaults to 0.1.
+        **kwargs: As in `tf_keras.optimizers.legacy.Ftrl`, without `l1_regularization_strength`.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(
+        self, learning_rate: Any = 0.01, initial_accumulator_value: float = 0.1, name: str = "Ftrl", **kwargs: Any
+    ) -> None:
+        if kwargs.get("l1_regularization_strength"):
+            raise ValueError(
+                "`l1_regularization_strength` must be 0: it would zero rows. "
+                f"Received: {kwargs['l1_regularization_strength']}."
+            )
+        if initial_accumulator_value <= 0:
+            raise ValueError(f"`initial_accumulator_value` must be above 0. Received: {initial_accumulator_value}.")
+        super().__init__(learning_rate, initial_accumulator_value=initial_accumulator_value, name=name, **kwargs)
+
+    def _resource_apply_sparse(
+        self, grad: tf.Tensor, var: tf.Variable, indices: tf.Tensor, apply_state: Any = None
+    ) -> tf.Operation:
+        terms = coefficients(self, var, apply_state)
+        accumulator = tf.gather(self.get_slot(var, "accumulator"), indices)
+        linear = self.get_slot(var, "linear")
+        past = tf.gather(linear, indices)
+        start = tf.cast(self._initial_accumulator_value, accumulator.dtype)
+        fresh = tf.reduce_all(tf.logical_and(tf.equal(past, 0), tf.equal(accumulator, start)), axis=1, keepdims=True)
+        power = -terms["learning_rate_power"]
+        curvature = (tf.pow(start, power) + terms["beta"]) / terms["lr_t"] + 2 * terms["l2_regularization_strength"]
+        linear.scatter_update(tf.IndexedSlices(tf.where(fresh, -curvature * tf.gather(var, indices), past), indices))
+        return super()._resource_apply_sparse(grad, var, indices, apply_state=apply_state)
+
+
 def plain_name(var: tf.Variable) -> str:
     """Return the name that a variable and its per-replica components under tf.distribute share."""
     return str(var.name).split(":")[0].split("/replica_")[0]

@@ -24,7 +24,7 @@ from tfdlrm.training.checkpoint import (
     save_checkpoint,
 )
 from tfdlrm.training.optimizers import DLRMOptimizer
-from tfdlrm.training.row_optimizers import SGD, Adagrad, LazyAdam, RowWiseAdagrad
+from tfdlrm.training.row_optimizers import SGD, Adagrad, Ftrl, LazyAdam, RowWiseAdagrad
 from tfdlrm.training.schedule import WarmupHoldDecay
 
 Progress = Callable[[int], None]
@@ -73,7 +73,7 @@ def _row_optimizer(config: EmbeddingOptimizerConfig) -> legacy.Optimizer:
     if config.name == "sgd":
         return SGD(config.learning_rate, weight_decay=config.weight_decay)
     if config.name == "ftrl":
-        return legacy.Ftrl(config.learning_rate, initial_accumulator_value=config.initial_accumulator or 0.1)
+        return Ftrl(config.learning_rate, initial_accumulator_value=config.initial_accumulator or 0.1)
     if config.name == "adam":
         return LazyAdam(config.learning_rate, weight_decay=config.weight_decay, epsilon=config.epsilon or 1e-7)
     kind = {"adagrad": Adagrad, "rowwise_adagrad": RowWiseAdagrad}[config.name]
