@@ -13,9 +13,9 @@ import tensorflow as tf
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
-from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from tfdlrm.data.files import atomic_path
+from tfdlrm.spec.errors import ConfigError
 
 GROUPS = (
     "embedding lookup",
@@ -61,7 +61,18 @@ def trace(run: Callable[[], Any]) -> list[OpTime]:
 
 
 def read_trace(serialized: bytes) -> list[OpTime]:
-    """Return the operations in an XSpace, as the profiler writes it."""
+    """Return the operations in an XSpace, as the profiler writes it.
+
+    Raises:
+        ConfigError: this TensorFlow brings no reader for the profiler's files.
+    """
+    try:
+        # Not public, but no public reader of these files comes with TensorFlow.
+        from tensorflow.tsl.profiler.protobuf import xplane_pb2
+    except ImportError:
+        raise ConfigError(
+            "`--profile` must have a TensorFlow that can read its profiler's files. Received: none."
+        ) from None
     space = xplane_pb2.XSpace.FromString(serialized)
     seconds: dict[str, float] = {}
     for plane in space.planes:
