@@ -236,3 +236,15 @@ def test_build_from_configuration():
         build(config.model_copy(update={"name": "dlmr"}), make_spec())
     with pytest.raises(ConfigError, match=r"in `model`: `bottom_units\[-1\]` must equal"):
         build(ModelConfig(embedding_dim=8), make_spec())
+
+
+@pytest.mark.parametrize("inputs", [{"price": np.zeros([2, 1], np.float32)}, np.zeros([2, 3], np.float32)])
+def test_inputs_that_are_no_batch_are_refused(inputs):
+    spec = FeatureSpec(
+        dense=[{"name": "x"}],
+        sparse=[{"name": "a", "table": "a"}],
+        tables=[{"name": "a", "vocabulary_size": 3, "embedding_dim": 2}],
+    )
+    model = DLRM(spec, bottom_units=(2,), top_units=(1,))
+    with pytest.raises(ValueError, match=r"`inputs` must be a mapping with \['dense', 'sparse'\]"):
+        model(inputs)

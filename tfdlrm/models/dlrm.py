@@ -119,7 +119,12 @@ class DLRM(keras.Model):
         return keras.activations.sigmoid(self.logits(inputs, training=training))
 
     def logits(self, inputs: Batch, training: bool | None = None) -> tf.Tensor:
-        """Return log-odds `[B, 1]`, float32."""
+        """Return log-odds `[B, 1]`, float32.
+
+        Raises:
+            ValueError: `inputs` lacks one of the batch's parts.
+        """
+        self._refuse_unless_batch(inputs)
         vectors = tf.cast(self.embedding(inputs["sparse"], weights=inputs.get("weights")), self.compute_dtype)
         if self.bottom is None:
             features = self.interaction(vectors)
@@ -129,6 +134,16 @@ class DLRM(keras.Model):
             if self.interaction_name == "dot":
                 features = tf.concat([x, features], axis=1)
         return tf.cast(self.top(features, training=training), tf.float32)
+
+    def _refuse_unless_batch(self, inputs: Any) -> None:
+        parts = {"dense": bool(self.spec.n_dense), "sparse": True, "weights": self.spec.has_weights}
+        wanted = [name for name, needed in parts.items() if needed]
+        if not isinstance(inputs, Mapping) or not set(wanted) <= set(inputs):
+            given = sorted(map(str, inputs)) if isinstance(inputs, Mapping) else type(inputs).__name__
+            raise ValueError(
+                f"`inputs` must be a mapping with {wanted}: numbers [B, {self.spec.n_dense}] and ids "
+                f"[B, {self.spec.n_ids}], columns in the order of the spec. Received: {given}."
+            )
 
     def compile(
         self,

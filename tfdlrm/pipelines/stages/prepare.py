@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tfdlrm.data.manifest import MANIFEST, Manifest
-from tfdlrm.data.prepare import prepare
+from tfdlrm.data.prepare import BAD_ROWS_FILE, prepare
 from tfdlrm.data.raw_blocks import expand_path
 from tfdlrm.data.recipe import difference
 from tfdlrm.pipelines.console import Advance, Stopwatch
@@ -47,7 +47,9 @@ def work(run: Run) -> dict[str, Any] | None:
 def summary(results: Mapping[str, Any]) -> str:
     """Say what was prepared."""
     splits = ", ".join(f"{name} {split['rows']:,}" for name, split in results["splits"].items() if split["rows"])
-    return f"{splits}; {results['table_rows']:,} table rows"
+    bad = sum(results["statistics"]["bad_rows"].values())
+    aside = f"; {bad:,} bad rows set aside in data/{BAD_ROWS_FILE}" if bad else ""
+    return f"{splits}; {results['table_rows']:,} table rows{aside}"
 
 
 def _is_of_another_recipe(run: Run) -> bool:
