@@ -62,6 +62,7 @@ def test_bad_rows_within_the_stated_share_are_set_aside(rows: list[bytes], tmp_p
     recipe, work_dir = write_recipe(tmp_path, data={"max_bad_share": 0.01}), tmp_path / "run"
     outcome = call(criteo.main, "--config", recipe, "--raw", raw, "--work-dir", work_dir, "--stages", "prepare")
     assert outcome.code == 0
+    assert "bad rows set aside in data/bad_rows.tsv: 1 (" in outcome.out
     (aside,) = (work_dir / "data" / "bad_rows.tsv").read_text().splitlines()
     assert aside.startswith(f"{raw}\t121\t")
 

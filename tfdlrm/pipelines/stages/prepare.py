@@ -48,7 +48,7 @@ def summary(results: Mapping[str, Any]) -> str:
     """Say what was prepared."""
     splits = ", ".join(f"{name} {split['rows']:,}" for name, split in results["splits"].items() if split["rows"])
     bad = sum(results["statistics"]["bad_rows"].values())
-    aside = f"; {bad:,} bad rows set aside in data/{BAD_ROWS_FILE}" if bad else ""
+    aside = f"; bad rows set aside in data/{BAD_ROWS_FILE}: {bad:,}" if bad else ""
     return f"{splits}; {results['table_rows']:,} table rows{aside}"
 
 
