@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import statistics
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 OURS = "tfdlrm"
@@ -51,6 +54,18 @@ class Run:
     contestant: Contestant
     rows_per_second: float
     others_share: float
+
+
+def turns_bar() -> Progress:
+    """Return a bar that counts processes and says the time left, on the standard error and where someone watches."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+    )
 
 
 Cells = tuple[str, list[str], list[list[str]]]

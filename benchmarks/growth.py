@@ -22,9 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from comparison import markdown, rich_table
+from comparison import markdown, rich_table, turns_bar
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tfdlrm.data.files import write_atomic
 from tfdlrm.pipelines.cli import load_tensorflow, run_command
@@ -81,15 +80,7 @@ def _main(args: argparse.Namespace) -> int:
         raise ConfigError(f"`--ids` must be of uniform, powerlaw. Received: {wrong[0]!r}.")
     environment = {**os.environ, **({"GLIBC_TUNABLES": TUNABLE} if args.large_pages else {}), OPT_OUT: "0"}
     rates: dict[tuple[str, int, str], list[float]] = {}
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
-    )
-    with progress, tempfile.TemporaryDirectory() as folder:
+    with turns_bar() as progress, tempfile.TemporaryDirectory() as folder:
         task = progress.add_task("", total=2 * args.rounds * len(sizes) * len(kinds))
         for kind in kinds:
             for _ in range(args.rounds):

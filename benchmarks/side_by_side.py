@@ -21,9 +21,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from comparison import OURS, Case, Contestant, Run, as_json, markdown, rates_table, ratio_table, rich_table
+from comparison import OURS, Case, Contestant, Run, as_json, markdown, rates_table, ratio_table, rich_table, turns_bar
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tfdlrm.data.files import write_atomic
 from tfdlrm.pipelines.cli import run_command
@@ -218,16 +217,8 @@ def measure(
     """
     runs: list[Run] = []
     failures: dict[tuple[Case, Contestant], str] = {}
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
-    )
     turns = [(case, number, contestant) for case in cases for number in range(rounds) for contestant in field]
-    with progress, tempfile.TemporaryDirectory() as folder:
+    with turns_bar() as progress, tempfile.TemporaryDirectory() as folder:
         task = progress.add_task("", total=len(turns))
         for case, number, contestant in turns:
             progress.update(task, description=f"{case}, round {number + 1}: {contestant}")
