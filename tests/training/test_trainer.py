@@ -180,8 +180,14 @@ def test_another_spec_or_optimizer_is_refused_by_name(tmp_path):
     with pytest.raises(SpecError, match="`vocabulary_size` of tables `b` must be the same"):
         load_checkpoint(fresh(settings), path)
     settings, _, path = saved(tmp_path / "second")
-    with pytest.raises(DataError, match="weights of another model or optimizer"):
+    with pytest.raises(DataError, match="the optimizers must be .*'dense': '.*Received: .*'dense': 'SGD'"):
         load_checkpoint(fresh(config(dense={"name": "sgd"})), path)
+    # Slots of equal name and shape: nothing but the optimizer's own name tells them apart.
+    ftrl = fresh(config(embedding={"name": "ftrl"}))
+    ftrl.optimizer._create_all_weights(ftrl.trainable_variables)
+    path = save_checkpoint(ftrl, tmp_path / "third", TrainState(step=1))
+    with pytest.raises(DataError, match="'embedding': 'Ftrl'.*Received: .*'embedding': 'Adagrad'"):
+        load_checkpoint(fresh(config(embedding={"name": "adagrad"})), path)
 
 
 def test_a_failed_write_leaves_nothing_under_the_final_name(tmp_path, monkeypatch):

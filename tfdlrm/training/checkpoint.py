@@ -85,6 +85,7 @@ def save_checkpoint(model: keras.Model, directory: Path, state: TrainState) -> P
         content = {
             "format": 1,
             "spec": model.spec.model_dump(mode="json"),
+            "optimizers": _optimizer_names(model),
             "state": state.model_dump(mode="json"),
             "crc32": checksums,
         }
@@ -103,11 +104,15 @@ def load_checkpoint(model: keras.Model, path: Path) -> TrainState:
     """Read weights, slots and step counter into a compiled model and return the position in training.
 
     Raises:
-        DataError: a file is missing, cut short or altered, or a weight has another shape; the message names it.
+        DataError: a file is missing, cut short or altered, a weight has another shape, or the optimizers are others;
+            the message names it.
         SpecError: the checkpoint belongs to another spec.
     """
     content = _read_state(path)
     FeatureSpec(**content["spec"]).refuse_unless_equal(model.spec, f"checkpoint {path}", "the model")
+    # By name: slots of different optimizers may have equal names and shapes and mean different things.
+    if content["optimizers"] != (names := _optimizer_names(model)):
+        raise DataError(f"{path}: the optimizers must be {content['optimizers']}. Received: {names}.")
     for file, expected in content["crc32"].items():
         if not (path / file).is_file() or _crc_of(path / file) != expected:
             raise DataError(f"{path / file}: missing or altered; this checkpoint cannot be used.")
@@ -115,7 +120,7 @@ def load_checkpoint(model: keras.Model, path: Path) -> TrainState:
     for number, name, variable, first, rows in _row_variables(model):
         file = path / f"{number:03d}.{name}.npy"
         if not file.is_file():
-            raise DataError(f"{file}: missing; the checkpoint was written with another embedding optimizer.")
+            raise DataError(f"{file}: missing.")
         stored = np.load(file, mmap_mode="r")
         expected_shape = (rows, *variable.shape[1:])
         if stored.shape != expected_shape:
@@ -176,6 +181,10 @@ def _row_variables(model: keras.Model) -> Iterator[tuple[int, str, tf.Variable, 
         yield number, "rows", variable, first, table.vocabulary_size
         for name, slot in _table_slots(model, variable).items():
             yield number, name, slot, first, table.vocabulary_size
+
+
+def _optimizer_names(model: keras.Model) -> dict[str, str]:
+    return {part: type(getattr(model.optimizer, part)).__name__ for part in ("embedding", "dense")}
 
 
 def _table_slots(model: keras.Model, stack: tf.Variable) -> dict[str, tf.Variable]:
