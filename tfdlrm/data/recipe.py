@@ -11,7 +11,10 @@ from tfdlrm.data.raw_blocks import RawFile, expand_path
 from tfdlrm.spec.config import DataConfig
 from tfdlrm.spec.errors import DataError
 
-_SETTINGS = {"format", "dense", "sparse", "coding", "split", "max_bad_share", "rows_per_block", "rows_per_shard"}
+_SETTINGS = {
+    *("format", "dense", "sparse", "coding", "vocabulary_rows", "split", "max_bad_share", "rows_per_block"),
+    "rows_per_shard",
+}
 
 
 def recipe_of(data: DataConfig, files: Sequence[RawFile]) -> dict[str, Any]:

@@ -16,7 +16,15 @@ from tfdlrm.spec.raw import Split
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 SPLIT_NAMES = ("train", "validation", "test")
+EVERYWHERE = 3
+"""Code of a row that trains, validates and tests: only `split.by = "whole_and_half"` has such rows."""
 Codes = npt.NDArray[np.int8]
+
+
+def in_split(codes: Codes, split: str) -> npt.NDArray[np.bool_]:
+    """Tell which rows, by their codes, are in the split of that name."""
+    mask: npt.NDArray[np.bool_] = (codes == SPLIT_NAMES.index(split)) | (codes == EVERYWHERE)
+    return mask
 
 
 class SplitPlan:
@@ -65,11 +73,14 @@ class SplitPlan:
         if split.by == "fold":
             codes_of_folds = [TEST if part == split.fold else TRAIN for part in range(split.folds)]
             return _PartsPlan(split, _equal_parts(rows, split.folds), codes_of_folds)
+        if split.by == "whole_and_half":
+            return _PartsPlan(split, [rows // 2, rows - rows // 2], [TRAIN, EVERYWHERE])
         *train, last = _equal_parts(rows, split.days) if split.days else rows_per_file
-        return _PartsPlan(split, [*train, last - last // 2, last // 2], [*(TRAIN for _ in train), TEST, VALIDATION])
+        halves = [TEST, VALIDATION] if split.last_day == "test_first" else [VALIDATION, TEST]
+        return _PartsPlan(split, [*train, last - last // 2, last // 2], [*(TRAIN for _ in train), *halves])
 
     def codes(self, chunk: RawChunk) -> Codes:
-        """Return the split of each row of a chunk, 0 train, 1 validation, 2 test: int8 `[rows]`."""
+        """Return the split of each row of a chunk, 0 train, 1 validation, 2 test, 3 all of them: int8 `[rows]`."""
         return self.codes_of_rows(chunk.rows)
 
     def codes_of_rows(self, rows: npt.NDArray[np.int64]) -> Codes:
@@ -85,7 +96,7 @@ class _PartsPlan(SplitPlan):
     """Consecutive parts of the rows, each with its split."""
 
     def __init__(self, split: Split, lengths: Sequence[int], codes: Sequence[int]) -> None:
-        if not any(length for length, code in zip(lengths, codes, strict=True) if code == TRAIN):
+        if not any(length for length, code in zip(lengths, codes, strict=True) if code in (TRAIN, EVERYWHERE)):
             raise ConfigError(f'split.by = "{split.by}" must leave rows to train on. Received: {sum(lengths)} rows.')
         self._ends = np.cumsum(lengths)
         self._codes = np.array(codes, np.int8)

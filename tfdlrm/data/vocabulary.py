@@ -101,7 +101,10 @@ def id_dtype(rows: int) -> npt.DTypeLike:
 
 def table_rows(coding: TableCoding, values: int) -> int:
     """Return the rows of a table with `values` values (or buckets) of its own, reserved rows included."""
-    return max(coding.first_id + values, 1 + max(coding.missing_row, coding.oov_row, coding.rare_row))
+    reserved = [coding.rare_row] if coding.min_count > 1 or coding.max_values else []
+    reserved += [coding.missing_row] if coding.missing_key is None else []
+    reserved += [coding.oov_row] if coding.oov_row is not None else []
+    return max([coding.first_id + values, *(1 + row for row in reserved)])
 
 
 class VocabularyBuilder:

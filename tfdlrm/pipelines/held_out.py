@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from tfdlrm.data.reader import RawReader
-from tfdlrm.data.splits import SPLIT_NAMES, SplitPlan, read_times
+from tfdlrm.data.splits import SplitPlan, in_split, read_times
 from tfdlrm.pipelines.stages.context import Run
 
 Row = dict[str, float | str]
@@ -50,7 +50,7 @@ def held_out_rows(run: Run, split: str, limit: int) -> pl.DataFrame:
     parts: list[pl.DataFrame] = []
     found = 0
     for chunk in reader:
-        chosen = chunk.frame.filter(pl.Series(plan.codes(chunk) == SPLIT_NAMES.index(split))).head(limit - found)
+        chosen = chunk.frame.filter(pl.Series(in_split(plan.codes(chunk), split))).head(limit - found)
         parts.append(chosen.select("label", *columns.numbers, *columns.strings))
         found += chosen.height
         if found == limit:

@@ -10,6 +10,7 @@ from tfdlrm.spec.errors import SpecError
 from tfdlrm.spec.features import FeatureSpec, Frozen
 
 ValueKind = Literal["hex", "string", "number"]
+IdOrder = Literal["count", "first_seen", "key"]
 
 
 class TableCoding(Frozen):
@@ -26,9 +27,18 @@ class TableCoding(Frozen):
             value by its 64-bit fingerprint, `"number"` buckets a numeric column: floor(ln(x)^2) + 3 above 2,
             the value itself (floored) up to 2.
         min_count: Values seen fewer times in training rows share `rare_row`. Vocabulary only.
+        max_values: Most values that get a row of their own, the most frequent ones; the others share `rare_row`.
+            `None` for no limit. Vocabulary only.
+        id_order: Which value gets the first rows: `"count"` the most frequent (equally frequent ones by key),
+            `"first_seen"` the one that is first in the raw files, `"key"` the one with the smallest key, as an unsigned
+            number. Vocabulary only.
+        modulus: Keys, as unsigned 64-bit numbers, are taken modulo this before anything else; `None` leaves them. Hex
+            only.
         buckets: Rows for hashed values, reserved rows not included. Hash only.
-        missing_row: Row of a missing value.
-        oov_row: Row of a value never seen in training.
+        missing_row: Row of a missing value. Not used where `missing_key` is given.
+        missing_key: A missing value counts as this key; `None` gives it `missing_row`. Hex only.
+        oov_row: Row of a value never seen in training; `None` where a published coding has none, which serving must
+            then be told.
         rare_row: Row of a value seen fewer than `min_count` times.
         first_id: First row that belongs to a single value (or bucket).
     """
@@ -36,9 +46,13 @@ class TableCoding(Frozen):
     kind: Literal["vocabulary", "hash"] = "vocabulary"
     value: ValueKind = "hex"
     min_count: int = Field(default=1, ge=1)
+    max_values: int | None = Field(default=None, ge=1)
+    id_order: IdOrder = "count"
+    modulus: int | None = Field(default=None, ge=1, lt=2**63)
     buckets: int | None = Field(default=None, ge=1)
     missing_row: int = Field(default=0, ge=0)
-    oov_row: int = Field(default=1, ge=0)
+    missing_key: int | None = Field(default=None, ge=0, lt=2**63)
+    oov_row: int | None = Field(default=1, ge=0)
     rare_row: int = Field(default=1, ge=0)
     first_id: int = Field(default=2, ge=0)
 
@@ -49,6 +63,11 @@ class TableCoding(Frozen):
                 '`buckets` must be given for kind "hash" and only there. '
                 f"Received: kind={self.kind!r}, buckets={self.buckets}."
             )
+        for name, only in (("modulus", "hex"), ("missing_key", "hex")):
+            if getattr(self, name) is not None and self.value != only:
+                raise SpecError(f'`{name}` must be given for value "{only}" only. Received: value={self.value!r}.')
+        if self.id_order == "first_seen" and self.value == "string":
+            raise SpecError('`id_order` must not be "first_seen" for value "string". Received: both.')
         return self
 
 

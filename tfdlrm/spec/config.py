@@ -72,6 +72,8 @@ class DataConfig(Frozen):
         dense: Numeric features.
         sparse: Categorical features.
         coding: Default coding of tables.
+        vocabulary_rows: Rows that vocabularies are counted on: `"train"`, or `"all"` as several published results have
+            it, test rows included.
         split: Which rows train, validate and test.
         max_bad_share: Largest share of bad rows that is set aside rather than refused. Defaults to 0.
         rows_per_block: Rows per packed record, the unit of random access.
@@ -85,6 +87,7 @@ class DataConfig(Frozen):
     dense: tuple[DenseColumn, ...] = tuple(DenseColumn(name=f"I{i}") for i in range(1, 14))
     sparse: tuple[SparseColumn, ...] = tuple(SparseColumn(name=f"C{i}") for i in range(1, 27))
     coding: TableCoding = TableCoding()
+    vocabulary_rows: Literal["train", "all"] = "train"
     split: Split = Split()
     max_bad_share: float = Field(default=0.0, ge=0, le=1)
     rows_per_block: int = Field(default=16_384, ge=1)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tfdlrm.data.files import atomic_path
 from tfdlrm.data.planted import bayes_path, read_bayes
 from tfdlrm.data.raw_blocks import expand_path
-from tfdlrm.data.splits import SPLIT_NAMES, SplitPlan
+from tfdlrm.data.splits import SplitPlan, in_split
 from tfdlrm.export.serving_rows import serving_rows
 from tfdlrm.metrics.binary import evaluate_binary
 from tfdlrm.pipelines.console import NewBar, Stopwatch
@@ -100,6 +100,6 @@ def _true_probabilities(run: Run, split: str, rows: int) -> npt.NDArray[Any] | N
     files = [read_bayes(path) for path in raw]
     plan = SplitPlan.make(run.config.data.split, [len(file) for file in files])
     truth = np.concatenate(files)
-    chosen = plan.codes_of_rows(np.arange(len(truth))) == SPLIT_NAMES.index(split)
+    chosen = in_split(plan.codes_of_rows(np.arange(len(truth))), split)
     # Rows set aside as bad are not in the prepared data, and which they were is no longer known.
     return truth[chosen] if int(chosen.sum()) == rows else None
