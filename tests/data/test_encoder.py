@@ -19,7 +19,8 @@ from tfdlrm.data.encoder import FeatureEncoder
 from tfdlrm.data.keys import hash_rows, string_keys
 from tfdlrm.data.parallel import ordered_map
 from tfdlrm.data.transforms import DenseStats
-from tfdlrm.data.vocabulary import Vocabulary, VocabularyBuilder
+from tfdlrm.data.vocabulary import Vocabulary
+from tfdlrm.data.vocabulary_builder import VocabularyBuilder
 from tfdlrm.spec.coding import Encoding, FeatureCoding, TableCoding
 from tfdlrm.spec.errors import DataError, SpecError
 from tfdlrm.spec.features import DenseFeature, FeatureSpec, SparseFeature, TableConfig

@@ -62,10 +62,11 @@ def test_counts_equal_those_of_a_counter(parts, short):
     counter = KeyCounter()
     for array in arrays:
         counter.add(count_keys(array))
-    keys, counts = counter.total()
-    assert keys.dtype == np.int64 and (np.diff(keys) > 0).all()
+    keys, counts, _ = counter.take()
+    assert (keys[1:] > keys[:-1]).all()
     expected = Counter(key for part in parts for key in part)
-    assert dict(zip(keys.view(np.uint64).tolist(), counts.tolist(), strict=True)) == expected
+    assert dict(zip(keys.tolist(), counts.tolist(), strict=True)) == expected
+    assert len(counter.take().keys) == 0
 
 
 @pytest.mark.parametrize("dtype", [np.uint32, np.uint64])
@@ -84,5 +85,22 @@ def test_counts_survive_merging_on_the_way(monkeypatch):
     counter = KeyCounter()
     for start in range(0, 1000, 7):
         counter.add(count_keys(values[start : start + 7]))
-    keys, counts = counter.total()
+    keys, counts, _ = counter.take()
     assert dict(zip(keys.tolist(), counts.tolist(), strict=True)) == Counter(values.tolist())
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.lists(any_key, max_size=20), max_size=5))
+def test_first_places_are_kept(parts):
+    counter = KeyCounter(firsts=True)
+    seen: dict[int, list[int]] = {}
+    place = 0
+    for part in parts:
+        places = np.arange(place, place + 3 * len(part), 3)
+        for key, where in zip(part, places.tolist(), strict=True):
+            seen.setdefault(key, []).append(where)
+        counter.add(count_keys(np.array(part, np.uint64), places))
+        place += 3 * len(part)
+    keys, counts, firsts = counter.take()
+    got = dict(zip(keys.tolist(), zip(counts.tolist(), firsts.tolist(), strict=True), strict=True))
+    assert got == {key: (len(places), places[0]) for key, places in seen.items()}

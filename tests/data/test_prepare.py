@@ -9,8 +9,6 @@ import math
 import os
 import random
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -20,7 +18,6 @@ import tensorflow as tf
 
 from tfdlrm.data.manifest import Manifest
 from tfdlrm.data.prepare import prepare
-from tfdlrm.data.staging import staged_directory
 from tfdlrm.spec.coding import TableCoding
 from tfdlrm.spec.config import DataConfig, DenseColumn, SparseColumn
 from tfdlrm.spec.errors import ConfigError, DataError
@@ -143,7 +140,6 @@ def test_criteo_equals_the_oracle(tmp_path, criteo):
     assert share["C3"] == {"missing": sum(row[16] == "" for row in train) / 298, "rare_or_unseen": rare / 298}
     assert statistics["rare_in_training"]["C3"] == rare > 0
     assert statistics["vocabulary_sizes"]["C3"] == 2 + len(ids[2])
-    assert set(statistics["seconds"]) == {"count", "vocabulary", "encode"}
     aside = (tmp_path / "data" / "bad_rows.tsv").read_text().splitlines()
     assert [line.split("\t")[:3] for line in aside] == [
         [str(paths[0]), "21", "expected 40 fields, found 41."],
@@ -405,19 +401,6 @@ def test_a_failure_leaves_nothing_behind(tmp_path, criteo):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "day_1.gz"]
 
 
-def test_a_failure_in_the_middle_of_writing_leaves_nothing_behind(tmp_path, criteo):
-    def progress(phase: str, rows: int):
-        def done(rows: int) -> None:
-            if phase == "encode":
-                raise KeyboardInterrupt
-
-        return done
-
-    with pytest.raises(KeyboardInterrupt):
-        prepare(SMALL, criteo[0], tmp_path / "data", 8, progress=progress, chunk_bytes=5000)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_file_that_changes_meanwhile_is_refused(tmp_path, criteo):
     raw = tmp_path / "train.txt"
     raw.write_text("\n".join(criteo[1][30:200]) + "\n")
@@ -484,31 +467,6 @@ def test_progress_tells_phases_and_all_rows(tmp_path, criteo):
     assert {phase: (rows, sum(done)) for phase, (rows, done) in told.items()} == {
         "count": (0, 400),
         "vocabulary": (400, 400),
-        "encode": (400, 400),
+        "encode": (397, 397),  # three rows are bad
     }
     assert len(told["encode"][1]) > 3
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from tfdlrm.data.staging import staged_directory
-with staged_directory(Path(sys.argv[1])) as temporary:
-    (temporary / "half.txt").write_text("half")
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def test_leftovers_of_a_killed_process_are_removed_and_those_of_a_live_one_are_not(tmp_path):
-    target = tmp_path / "data"
-    subprocess.run([sys.executable, "-c", KILLED, str(target)], check=False, cwd=Path(__file__).parents[2])
-    (leftover,) = tmp_path.iterdir()
-    assert leftover.name.startswith("data.tmp-") and (leftover / "half.txt").exists()
-    with staged_directory(target) as mine:
-        assert list(tmp_path.iterdir()) == [mine]
-        with staged_directory(target) as other:  # another writer at the same time
-            (other / "whole.txt").write_text("whole")
-        assert mine.exists() and (target / "whole.txt").exists()
-        (mine / "later.txt").write_text("later")
-    assert [p.name for p in target.iterdir()] == ["later.txt"]
-    assert list(tmp_path.iterdir()) == [target]

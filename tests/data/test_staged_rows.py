@@ -1,4 +1,4 @@
-"""Rows put aside come back as they were, once."""
+"""Rows put aside come back as they were."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tfdlrm.data.staged_rows import StagedRows, refuse_full_disk
 from tfdlrm.spec.errors import DataError
 
 
-def test_frames_come_back_and_leave_nothing(tmp_path):
+def test_frames_come_back_and_outlive_their_files(tmp_path):
     staged = StagedRows(tmp_path / "staged")
     frames = [
         pl.DataFrame({"x": pl.Series([1.5, None], dtype=pl.Float32), "c": ["", "é"], "k": pl.Series([1, 2], dtype=t)})
@@ -19,10 +19,12 @@ def test_frames_come_back_and_leave_nothing(tmp_path):
     ]
     sizes = [staged.write(index, frame) for index, frame in enumerate(frames)]
     assert sizes == [path.stat().st_size for path in sorted((tmp_path / "staged").iterdir())]
+    staged.sync()
     back = [staged.read(index) for index in (1, 0)]
-    assert list((tmp_path / "staged").iterdir()) == []
-    staged.remove()
-    assert list(tmp_path.iterdir()) == []
+    assert staged.read(0, ["c", "absent"]).equals(frames[0].select("c"))
+    for index in (0, 1, 1):
+        staged.forget(index)
+    assert not staged.has(0) and list((tmp_path / "staged").iterdir()) == []
     assert back[0].equals(frames[1]) and back[1].equals(frames[0])
     assert [frame.schema for frame in back] == [frame.schema for frame in reversed(frames)]
 

@@ -11,9 +11,10 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfdlrm.data import vocabulary as vocabulary_module
+from tfdlrm.data import vocabulary_builder
 from tfdlrm.data.keys import string_keys
-from tfdlrm.data.vocabulary import Vocabulary, VocabularyBuilder, table_rows
+from tfdlrm.data.vocabulary import Vocabulary, table_rows
+from tfdlrm.data.vocabulary_builder import VocabularyBuilder
 from tfdlrm.spec.coding import Encoding, FeatureCoding, TableCoding
 from tfdlrm.spec.errors import DataError, SpecError
 
@@ -100,7 +101,7 @@ def test_counts_do_not_depend_on_chunks_or_order(values, cuts, min_count, rows, 
 
 
 def test_counts_survive_merging_on_the_way(monkeypatch):
-    monkeypatch.setattr(vocabulary_module, "_COMPACT_ABOVE", 8)
+    monkeypatch.setattr(vocabulary_builder, "_COMPACT_ABOVE", 8)
     rng = np.random.default_rng(0)
     values = [f"{v:x}" for v in rng.integers(0, 50, 1000)]
     counts = builder(TableCoding(min_count=18))

@@ -15,7 +15,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfdlrm.data.encoder import FeatureEncoder
-from tfdlrm.data.vocabulary import VocabularyBuilder
+from tfdlrm.data.vocabulary_builder import VocabularyBuilder
 from tfdlrm.export.saved_model import ExportRecord, export_model
 from tfdlrm.export.serving_rows import serving_rows
 from tfdlrm.spec.coding import Encoding, FeatureCoding, TableCoding

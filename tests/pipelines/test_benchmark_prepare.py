@@ -14,5 +14,5 @@ def test_figures_of_a_small_run(tmp_path):
     # 13 numbers, 26 ids and a label of 4 bytes, and little around them.
     assert 2000 * 160 < figures["packed_bytes"] < 2000 * 165
     assert 100 << 20 < figures["peak_memory_bytes"] < 2 << 30
-    assert set(figures["seconds"]) == {"count", "encode"}
+    assert set(figures["seconds"]) == {"count", "read", "encode"}
     assert list(tmp_path.iterdir()) == []

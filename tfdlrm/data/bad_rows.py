@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from tfdlrm.data.files import publish, temporary_name
 from tfdlrm.spec.errors import DataError
@@ -64,6 +64,26 @@ class BadRows:
             if self._out is not None:
                 self._out.close()
                 Path(self._out.name).unlink(missing_ok=True)
+                self._out = None
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What was counted so far, for JSON; setting it makes this one go on from there."""
+        return {"counts": dict(self.counts), "first": self._first}
+
+    @state.setter
+    def state(self, state: dict[str, Any]) -> None:
+        self.counts, self._first = Counter(state["counts"]), state["first"]
+        self.total = sum(self.counts.values())
+
+    def cut(self, file: Path) -> None:
+        """Give the rows set aside since the last cut a file of their own, if there are any."""
+        if self._out is not None:
+            self._out.close()
+            publish(Path(self._out.name), file)
+            self._out = None
+        elif self._file is not None and self._file.exists():  # the pass has ended
+            publish(self._file, file)
 
     def add(self, path: Path, line: int, problem: Problem, raw: bytes) -> None:
         """Count a row and set it aside.

@@ -62,6 +62,8 @@ class PackedWriter:
         rows_per_block: Rows per record, the unit of random access. Defaults to 16,384.
         rows_per_shard: Rows per file. Defaults to 1,048,576.
         sample_weight: Whether rows carry a weight. Defaults to `False`.
+        shard: Write the shard of this number and no other, leaving alone what else the folder holds: so several
+            writers may fill one split. Defaults to `None`: all shards of the split.
 
     Raises:
         ConfigError: `rows_per_block` or `rows_per_shard` is below 1, or a block would exceed 2 GiB.
@@ -86,6 +88,7 @@ class PackedWriter:
         rows_per_block: int = 16_384,
         rows_per_shard: int = 1_048_576,
         sample_weight: bool = False,
+        shard: int | None = None,
     ) -> None:
         for name, value in (("rows_per_block", rows_per_block), ("rows_per_shard", rows_per_shard)):
             if value < 1:
@@ -103,6 +106,7 @@ class PackedWriter:
         self.split = split
         self.spec = spec
         self.rows_per_shard = rows_per_shard
+        self._only = shard
         self._bounds = _id_bounds(spec)
         self._block = {c.name: np.empty([rows_per_block, c.width], _little_endian(c.dtype)) for c in self.columns}
         self._block_limit = rows_per_block
@@ -216,7 +220,7 @@ class PackedWriter:
             return
         payloads = self._payloads({name: array[: self._block_rows] for name, array in self._block.items()})
         if self._file is None or self._checksum is None:
-            self._path = temporary_name(self.directory / shard_name(self.split, len(self._shards)))
+            self._path = temporary_name(self.directory / self._shard_name())
             self._file = tf.io.TFRecordWriter(str(self._path))
             self._file.flush()  # makes the file
             self._checksum = GrowingChecksum(self._path)
@@ -250,7 +254,7 @@ class PackedWriter:
         self._file = None
         checksum, self._checksum = self._checksum, None
         shard = ShardInfo(
-            file=shard_name(self.split, len(self._shards)),
+            file=self._shard_name(),
             rows=self._shard_rows,
             bytes=self._path.stat().st_size,
             sha256=checksum.finish(),
@@ -260,10 +264,13 @@ class PackedWriter:
         self._blocks = []
         self._shard_rows = 0
 
+    def _shard_name(self) -> str:
+        return shard_name(self.split, len(self._shards) + (self._only or 0))
+
     def _remove_leftovers(self) -> None:
         # The manifest goes first: while it is there, the shards it names must be.
         (self.directory / MANIFEST).unlink(missing_ok=True)
-        shards = f"{self.split}-*.tfrecord"
+        shards = f"{self.split}-*.tfrecord" if self._only is None else shard_name(self.split, self._only)
         for pattern in (shards, f".{shards}.*{TEMPORARY_SUFFIX}"):
             for path in self.directory.glob(pattern):
                 path.unlink(missing_ok=True)

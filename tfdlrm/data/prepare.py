@@ -2,42 +2,46 @@
 
 from __future__ import annotations
 
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import polars as pl
-
+from tfdlrm.data.big_lookup import BigLookup
 from tfdlrm.data.columns import raw_columns
 from tfdlrm.data.encoder import FeatureEncoder
-from tfdlrm.data.manifest import MANIFEST, Manifest, SplitInfo
-from tfdlrm.data.packed import PackedWriter
-from tfdlrm.data.parallel import ordered_map, usable_cores
-from tfdlrm.data.raw_blocks import CHUNK_BYTES, expand_path
-from tfdlrm.data.reader import RawChunk, RawReader
-from tfdlrm.data.recipe import difference, recipe_of
-from tfdlrm.data.row_statistics import RowStatistics, summarize
+from tfdlrm.data.encoder_files import ENCODER_FILE, EncoderParts, save_parts
+from tfdlrm.data.manifest import MANIFEST, Manifest
+from tfdlrm.data.parallel import usable_cores
+from tfdlrm.data.parsing_pass import ParsingPass, refuse_no_training_rows
+from tfdlrm.data.partial import PartialData, partial_data, partial_folder
+from tfdlrm.data.raw_blocks import CHUNK_BYTES, RawFile, expand_path
+from tfdlrm.data.reader import RawReader
+from tfdlrm.data.recipe import difference, identity_of, recipe_of
+from tfdlrm.data.row_statistics import summarize
+from tfdlrm.data.shard_plan import ShardPlan
+from tfdlrm.data.shard_writing import ShardWriting, without_features
 from tfdlrm.data.side_tables import SideFile
-from tfdlrm.data.splits import SPLIT_NAMES, TRAIN, SplitPlan, read_times
+from tfdlrm.data.splits import SplitPlan, read_times
 from tfdlrm.data.staged_rows import StagedRows, refuse_full_disk
-from tfdlrm.data.staging import staged_directory
 from tfdlrm.data.transforms import DenseStats
-from tfdlrm.data.vocabulary import Vocabulary, VocabularyBuilder
+from tfdlrm.data.vocabulary import Vocabulary
+from tfdlrm.data.vocabulary_builder import VocabularyBuilder, map_vocabularies, save_vocabularies
+from tfdlrm.spec.coding import Encoding
 from tfdlrm.spec.config import DataConfig
 from tfdlrm.spec.derive import encoding_of, spec_of
 from tfdlrm.spec.errors import ConfigError, DataError
+from tfdlrm.spec.features import FeatureSpec
 
 BAD_ROWS_FILE = "bad_rows.tsv"
 MOST_THREADS = 8
 """Threads beyond these would hold more memory than they save time: each has a chunk of text and its rows."""
-_STAGED = "staged"
-_SPLIT = "split:code"  # no column of a recipe: those are there by their own names
+MEMORY_BYTES = 512 << 20
+"""Memory for counts, and for looking values up. What does not fit waits in sorted files."""
+_LAYOUT = 1
+"""To be raised when what lies in the growing folder changes."""
+_INDEX_BYTES = 56  # of an entry of a vocabulary that is looked up in memory: key and row in three forms, with room
 Progress = Callable[[str, int], Callable[[int], None]]
 """Told the name of a phase and its rows (0 where not known yet); returns what is called with rows just done."""
 
@@ -56,13 +60,15 @@ def prepare(
     overwrite: bool = False,
     progress: Progress = silent,
     chunk_bytes: int = CHUNK_BYTES,
+    memory_bytes: int = MEMORY_BYTES,
 ) -> Manifest:
     """Turn raw files into packed records of ids, or find that this was done before.
 
     `directory` gets `manifest.json`, the encoder's files, the shards of each split, and `bad_rows.tsv` if rows were
-    set aside. It appears when all of it is complete. Memory is bounded by the chunk and by the number of distinct
-    values, not by the number of rows. Where there are vocabularies to learn, rows once parsed wait for them on disk
-    beside `directory`: some 170 bytes a row of Criteo.
+    set aside. It appears when all of it is complete. Until then it grows in `<directory>.partial`, and a run that was
+    killed, interrupted or out of disk is gone on from by the next one with the same settings and files: the result is
+    the same, byte by byte. Memory is bounded by `memory_bytes` and the chunks, not by the number of rows or of distinct
+    values. Rows once parsed wait on disk until their shard is written: some 170 bytes a row of Criteo.
 
     Args:
         data: How rows lie in the files, how they are coded and split.
@@ -70,27 +76,33 @@ def prepare(
         directory: Where to. If it holds what the same settings made of the same files, that is returned.
         embedding_dim: Width of the tables in the manifest's spec; prepared rows do not depend on it.
         overwrite: Replace data that another recipe made, instead of refusing. Defaults to `False`.
-        progress: Called with the name of each phase (`"count"`, `"time"`, `"vocabulary"`, `"encode"`) and its rows.
+        progress: Called with the name of each phase (`"count"`, `"time"`, `"vocabulary"`, or `"read"` where there is no
+            vocabulary to learn, `"look up"`, `"encode"`) and its rows.
         chunk_bytes: Bytes of raw text that a thread holds at a time; there are as many threads as cores, at most
             `MOST_THREADS`, and one chunk more than threads. Defaults to 16 MiB.
+        memory_bytes: About how much memory counts, and later the vocabularies that are looked up, may take. Counts
+            beyond it are merged from sorted files; columns whose vocabulary does not fit are looked up by a join of
+            sorted keys. Defaults to 512 MiB. It does not change the result.
 
     Returns:
         The manifest. Its `statistics` hold rows and click rate of each split, shares of missing, rare and unseen
-        values, values dropped from bags, vocabulary sizes, training ids in `rare_row`, bad rows by reason, seconds.
+        values, values dropped from bags, vocabulary sizes, training ids in `rare_row`, bad rows by reason.
 
     Raises:
         DataError: raw data are missing or malformed, an earlier result is damaged, or the disk is too full.
-        ConfigError: a column is not there, no row would train, or `directory` holds something else.
+        ConfigError: a column is not there, no row would train, `directory` holds something else, or another process
+            is preparing it.
     """
     directory = Path(directory)
     done = None if overwrite else _done_before(data, raw, directory)
     if done is not None:
         return done.model_copy(update={"spec": done.spec.with_embedding_dim(embedding_dim)})
     _refuse_foreign(directory)
-    work = _Work(data, raw, progress, chunk_bytes)
-    with staged_directory(directory) as temporary:
-        manifest = work.run(temporary, embedding_dim)
-        manifest.save(temporary)
+    work = _Work(data, raw, progress, chunk_bytes, memory_bytes)
+    identity = {**identity_of(data, raw), "layout": _LAYOUT, "chunk_bytes": chunk_bytes, "memory_bytes": memory_bytes}
+    with partial_data(directory, identity) as partial:
+        manifest = work.run(partial, embedding_dim)
+        manifest.save(partial.out)
     return manifest
 
 
@@ -103,6 +115,7 @@ def _done_before(data: DataConfig, raw: Sequence[str | Path], directory: Path) -
     if changed:
         raise ConfigError(f"{directory}: prepared by another recipe: {changed}. Choose another directory or overwrite.")
     manifest.check(directory)
+    shutil.rmtree(partial_folder(directory), ignore_errors=True)  # of a run killed when all was done
     return manifest
 
 
@@ -116,186 +129,195 @@ def _refuse_foreign(directory: Path) -> None:
         raise ConfigError(f"{directory}: must be empty or hold prepared data. Received: something else.")
 
 
-class _Rows(NamedTuple):
-    """Parsed rows.
-
-    Attributes:
-        frame: The columns that features read, `label`, `weight` if there is one, and the code of each row's split.
-        read: Rows read for them, the bad ones included.
-    """
-
-    frame: pl.DataFrame
-    read: int
-
-    @classmethod
-    def of(cls, chunk: RawChunk, plan: SplitPlan) -> _Rows:
-        codes = pl.Series(_SPLIT, plan.codes(chunk))
-        # As the encoder takes numbers anyway: in float32, and NaN where missing, which is quicker to read than null.
-        frame = chunk.frame.select(pl.exclude("^extra:.*$")).with_columns(
-            pl.col(pl.Float64).cast(pl.Float32).fill_null(float("nan"))
-        )
-        return cls(frame.with_columns(codes), chunk.read)
-
-
-class _Encoded(NamedTuple):
-    """Encoded rows.
-
-    Attributes:
-        parts: Columns as `PackedWriter.add` takes them, and their statistics, by split.
-        dropped: Values dropped from bags, by feature.
-        read: Rows read for them, the bad ones included.
-    """
-
-    parts: dict[str, tuple[dict[str, npt.NDArray[Any]], RowStatistics]]
-    dropped: Counter[str]
-    read: int
-
-
 class _Work:
-    """One run of `prepare`: the raw files are read to be counted, and to be parsed; what is parsed is encoded."""
+    """One run of `prepare`: raw files are counted, parsed and put aside; values are learnt; rows are encoded."""
 
-    def __init__(self, data: DataConfig, raw: Sequence[str | Path], progress: Progress, chunk_bytes: int) -> None:
+    def __init__(
+        self,
+        data: DataConfig,
+        raw: Sequence[str | Path],
+        progress: Progress,
+        chunk_bytes: int,
+        memory_bytes: int,
+    ) -> None:
         self._data = data
         self._raw = raw
         self._progress = progress
         self._chunk_bytes = chunk_bytes
+        self._memory_bytes = memory_bytes
         self._threads = min(usable_cores(), MOST_THREADS)
         self._encoding = encoding_of(data)
         self._table_of = {c.name: c.table or c.name for c in data.sparse}
-        self._seconds: dict[str, float] = {}
-
-    def run(self, directory: Path, embedding_dim: int) -> Manifest:
-        """Write everything but the manifest into `directory` and return what it must say."""
-        data, encoding = self._data, self._encoding
-        columns = raw_columns(encoding, self._table_of, [c.name for c in data.dense])
-        keys = self._key_columns()
-        reader = self._reader(
+        columns = raw_columns(self._encoding, self._table_of, [c.name for c in data.dense])
+        self._keys = self._key_columns()
+        self._main_reader = self._reader(
             dense=columns.numbers,
-            strings=[name for name in columns.strings if name not in keys],
-            hex_columns={name: separator for name, separator in self._hex_columns().items() if name not in keys},
-            keys=keys,
+            strings=[name for name in columns.strings if name not in self._keys],
+            hex_columns={name: sep for name, sep in self._hex_columns().items() if name not in self._keys},
+            keys=self._keys,
             extra=[data.split.key] if data.split.by == "hash" and data.split.key else [],
-            bad_rows_file=directory / BAD_ROWS_FILE,
         )
-        with self._phase("count", 0) as done:
-            files = reader.survey(done)
-        rows = sum(reader.count())
-        plan = self._plan(reader.count(), rows)
-        staged = StagedRows(directory / _STAGED)
-        vocabularies, stats, read = self._learn(reader, plan, rows, staged, directory)
-        spec = spec_of(data, {name: v.rows for name, v in vocabularies.items()}, embedding_dim)
-        encoder = FeatureEncoder(spec, encoding, vocabularies, stats)
 
-        def chunks(encode: Callable[[_Rows], _Encoded]) -> Iterator[_Encoded]:
-            if not read:
-                return reader.map(lambda chunk: encode(_Rows.of(chunk, plan)), self._threads)
-            return ordered_map(lambda at: encode(_Rows(staged.read(at[0]), at[1])), enumerate(read), self._threads)
+    def run(self, partial: PartialData, embedding_dim: int) -> Manifest:
+        """Write everything but the manifest into the growing folder and return what it must say."""
+        data, encoding, reader = self._data, self._encoding, self._main_reader
+        files = self._survey(partial)
+        rows = sum(file.rows for file in files)
+        split_plan = self._split_plan(reader.count(), rows)
+        standardize = [c.name for c in data.dense if c.transform == "standardize"]
+        builder = VocabularyBuilder(encoding, self._table_of, standardize)
+        learns = bool(standardize) or any(coding.kind != "hash" for coding in encoding.tables.values())
+        with StagedRows(partial.subfolder("staged")) as staged:
+            parsing = ParsingPass(
+                *(reader, split_plan, builder, data.vocabulary_rows == "all", partial.subfolder("segments"), staged),
+                *(self._threads, self._memory_bytes),
+            )
+            plan = ShardPlan(data.rows_per_shard, parsing.chunks)
 
-        with ThreadPoolExecutor(1) as pool:
-            saved = pool.submit(encoder.save, directory)  # which waits for the disk most of the time
-            splits, statistics = self._encode(encoder, chunks, rows, directory)
-            saved.result()
-        staged.remove()
-        for file in files:
-            stat = file.path.stat()
-            if (stat.st_size, stat.st_mtime_ns) != (file.size, file.mtime_ns):
-                raise DataError(f"{file.path}: changed while it was read.")
+            def writing(vocabularies: Mapping[str, Vocabulary], stats: Mapping[str, DenseStats]) -> ShardWriting:
+                sizes = {name: vocabulary.rows for name, vocabulary in vocabularies.items()}
+                spec = spec_of(data, sizes, embedding_dim)
+                lookups = self._lookups(spec, vocabularies, partial) if learns else {}
+                small = without_features(spec, lookups)
+                own = {table.name: vocabularies[table.name] for table in small.tables}
+                kept = Encoding(
+                    features={f.name: encoding.features[f.name] for f in small.sparse},
+                    tables={name: encoding.tables[name] for name in own},
+                )
+                encoder = FeatureEncoder(small, kept, own, stats)
+                self._look_up(lookups, plan, staged, rows)
+                return ShardWriting(data, spec, encoding, encoder, lookups, partial, staged, plan, self._threads)
+
+            def first(staged_bytes: float) -> None:
+                left = rows - sum(chunk.read for chunk in parsing.chunks)
+                refuse_full_disk(partial.folder, left * (staged_bytes * learns + self._packed_row_bytes()))
+
+            if learns:
+                for _ in parsing.run(self._progress("vocabulary", rows), first):
+                    pass
+                refuse_no_training_rows(parsing.chunks)
+                vocabularies, stats = self._vocabularies(builder, parsing, partial)
+                writer = writing(vocabularies, stats)
+            else:
+                vocabularies, stats = builder.build()
+                writer = writing(vocabularies, stats)
+                for _ in parsing.run(self._progress("read", rows), first):
+                    writer.write(lambda rows: None, final=False)
+                refuse_no_training_rows(parsing.chunks)
+
+            def save_once(parts: EncoderParts) -> None:
+                if not (partial.out / ENCODER_FILE).exists():
+                    save_parts(parts, partial.out)
+
+            parts = EncoderParts(writer.spec, encoding, dict(vocabularies), dict(stats))
+            done = self._progress("encode", sum(sum(chunk.splits) for chunk in parsing.chunks))
+            with ThreadPoolExecutor(1) as pool:
+                saved = pool.submit(save_once, parts)  # which waits for the disk most of the time
+                writer.write(done)
+                saved.result()
+        splits, counted, dropped = writer.result()
+        spec = writer.spec
+        parsing.write_bad_rows(partial.out / BAD_ROWS_FILE)
+        self._refuse_changed(files)
+        statistics = {
+            **summarize(counted),
+            "vocabulary_sizes": {table.name: table.vocabulary_size for table in spec.tables},
+            "dropped_values": {c.name: dropped[c.name] for c in data.sparse if c.separator is not None},
+            "bad_rows": dict(parsing.bad.counts),
+        }
         return Manifest(
             spec=spec,
             encoding=encoding,
             recipe=recipe_of(data, files),
             splits=splits,
             has_sample_weight=data.format.weight is not None,
-            statistics={**statistics, "bad_rows": dict(reader.bad.counts), "seconds": self._seconds},
+            statistics=statistics,
         )
 
-    def _plan(self, rows_per_file: Sequence[int], rows: int) -> SplitPlan:
+    def _survey(self, partial: PartialData) -> list[RawFile]:
+        """Count the rows of the raw files and take their checksums, unless an earlier try has."""
+        done = self._progress("count", 0)
+        known = partial.read("survey.json")
+        if known is None:
+            files = self._main_reader.survey(done)
+            partial.write("survey.json", [{**vars(file), "path": str(file.path)} for file in files])
+            return files
+        files = [RawFile(**{**file, "path": Path(file["path"])}) for file in known]
+        self._main_reader.take_survey(files)
+        done(sum(file.rows for file in files))
+        return files
+
+    def _split_plan(self, rows_per_file: Sequence[int], rows: int) -> SplitPlan:
         split, column = self._data.split, self._data.format.time
         if split.by != "time":
             return SplitPlan.make(split, rows_per_file)
         if column is None:
             raise ConfigError('`data.format.time` must name a column where split.by = "time".')
-        with self._phase("time", rows) as done:
-            times = read_times(self._reader(extra=[column]), column, done)
-            return SplitPlan.make(split, rows_per_file, times)
+        times = read_times(self._reader(extra=[column]), column, self._progress("time", rows))
+        return SplitPlan.make(split, rows_per_file, times)
 
-    def _learn(
-        self, reader: RawReader, plan: SplitPlan, rows: int, staged: StagedRows, directory: Path
-    ) -> tuple[dict[str, Vocabulary], dict[str, DenseStats], list[int]]:
-        """Count what training rows hold, putting all rows aside; the list has the rows read for each staged frame."""
-        standardize = [c.name for c in self._data.dense if c.transform == "standardize"]
-        builder = VocabularyBuilder(self._encoding, self._table_of, standardize)
-        read: list[int] = []
-        if not standardize and all(coding.kind == "hash" for coding in self._encoding.tables.values()):
-            return *builder.build(), read  # there is nothing to learn: one pass will do
+    def _vocabularies(
+        self, builder: VocabularyBuilder, parsing: ParsingPass, partial: PartialData
+    ) -> tuple[dict[str, Vocabulary], dict[str, DenseStats]]:
+        """Build vocabularies of what was counted, unless an earlier try has."""
+        folder = partial.subfolder("vocabularies")
+        known = map_vocabularies(folder)
+        if known is not None:
+            stats = {name: DenseStats.model_validate(values) for name, values in partial.read("stats.json").items()}
+            return known, stats
+        built, stats = builder.build(parsing.segments, folder, self._memory_bytes)
+        partial.write("stats.json", {name: values.model_dump(mode="json") for name, values in stats.items()})
+        save_vocabularies(built, folder)
+        parsing.forget_counts()
+        return built, stats
 
-        def parse(chunk: RawChunk) -> tuple[pl.DataFrame, int, int]:
-            frame = _Rows.of(chunk, plan).frame
-            size = staged.write(chunk.index, frame)
-            here = frame[_SPLIT] == TRAIN
-            return frame if here.all() else frame.filter(here), chunk.read, size
-
-        with self._phase("vocabulary", rows) as done:
-            for frame, count, size in reader.map(parse, self._threads):
-                if not read:
-                    refuse_full_disk(directory, rows * (size / count + self._packed_row_bytes()))
-                read.append(count)
-                builder.add(frame)
-                done(count)
-        return *builder.build(), read
-
-    def _encode(
-        self,
-        encoder: FeatureEncoder,
-        chunks: Callable[[Callable[[_Rows], _Encoded]], Iterator[_Encoded]],
-        rows: int,
-        directory: Path,
-    ) -> tuple[dict[str, SplitInfo], dict[str, Any]]:
-        data, spec = self._data, encoder.spec
-        weighted = data.format.weight is not None
-        dropped: Counter[str] = Counter()
-        counts = {name: RowStatistics(spec, encoder.encoding) for name in SPLIT_NAMES}
-
-        def encode(chunk: _Rows) -> _Encoded:
-            beyond: Counter[str] = Counter()
-            batch = encoder.encode_frame(chunk.frame, beyond)
-            columns = batch | {"label": chunk.frame["label"].to_numpy()}
-            if weighted:
-                columns["sample_weight"] = chunk.frame["weight"].to_numpy()
-            parts = {}
-            for code, name in enumerate(SPLIT_NAMES):
-                here = np.flatnonzero(chunk.frame[_SPLIT].to_numpy() == code)
-                if not len(here):
-                    continue
-                whole = len(here) == chunk.frame.height
-                part = columns if whole else {column: values[here] for column, values in columns.items()}
-                own = RowStatistics(spec, encoder.encoding)
-                own.add(chunk.frame if whole else chunk.frame[here], part["sparse"])
-                parts[name] = (part, own)
-            return _Encoded(parts, beyond, chunk.read)
-
-        with self._phase("encode", rows) as done, ExitStack() as stack:
-            writers = {
-                name: stack.enter_context(
-                    PackedWriter(directory, name, spec, data.rows_per_block, data.rows_per_shard, weighted)
-                )
-                for name in SPLIT_NAMES
-            }
-            for encoded in chunks(encode):
-                for name, (part, own) in encoded.parts.items():
-                    writers[name].add(**part)
-                    counts[name].merge(own)
-                dropped.update(encoded.dropped)
-                done(encoded.read)
-            splits = {name: writer.close() for name, writer in writers.items()}
-        if not splits[SPLIT_NAMES[TRAIN]].rows:
-            raise DataError("no row is left to train on: all of its split are bad, or `split` puts none there.")
-        statistics = {
-            **summarize(counts),
-            "vocabulary_sizes": {table.name: table.vocabulary_size for table in spec.tables},
-            "dropped_values": {c.name: dropped[c.name] for c in data.sparse if c.separator is not None},
+    def _lookups(
+        self, spec: FeatureSpec, vocabularies: Mapping[str, Vocabulary], partial: PartialData
+    ) -> dict[str, BigLookup]:
+        """Return what looks up the features of the largest tables, so many that the others fit into memory."""
+        coded, features = self._encoding.features, self._encoding.tables
+        joinable = {table.name for table in spec.tables if features[table.name].kind == "vocabulary"}
+        for feature in spec.sparse:
+            is_single = coded[feature.name].separator is None and feature.hotness == 1
+            is_key = coded[feature.name].source in self._keys or features[feature.table].value == "string"
+            if not (is_single and is_key):
+                joinable.discard(feature.table)
+        sizes = {name: len(vocabulary.keys) * _INDEX_BYTES for name, vocabulary in vocabularies.items()}
+        total = sum(sizes.values())
+        joined: set[str] = set()
+        candidates = sorted(joinable, key=lambda name: -sizes[name])
+        if not spec.dense and len(joinable) == len(spec.tables):
+            candidates.pop()  # the encoder must have something left to encode
+        for table in candidates:
+            if total <= self._memory_bytes:
+                break
+            joined.add(table)
+            total -= sizes[table]
+        folder = partial.subfolder("looked_up")
+        return {
+            feature.name: BigLookup(
+                *(folder, f"{number:05d}", features[feature.table], coded[feature.name].source),
+                *(vocabularies[feature.table], self._memory_bytes),
+            )
+            for number, feature in enumerate(spec.sparse)
+            if feature.table in joined
         }
-        return splits, statistics
+
+    def _look_up(self, lookups: Mapping[str, BigLookup], plan: ShardPlan, staged: StagedRows, rows: int) -> None:
+        if not lookups:
+            return
+        counts = [chunk.kept for chunk in plan.chunks]
+        there = [chunk for chunk in range(len(counts)) if staged.has(chunk)]
+        done = self._progress("look up", sum(counts[chunk] for chunk in there) * len(lookups))
+        for lookup in lookups.values():
+            lookup.run(counts, there, staged.read, done)
+
+    @staticmethod
+    def _refuse_changed(files: Sequence[RawFile]) -> None:
+        for file in files:
+            stat = file.path.stat()
+            if (stat.st_size, stat.st_mtime_ns) != (file.size, file.mtime_ns):
+                raise DataError(f"{file.path}: changed while it was read.")
 
     def _packed_row_bytes(self) -> int:
         """Return how many bytes a row of ids takes, about."""
@@ -332,9 +354,3 @@ class _Work:
         # Those of side tables are joined as text.
         joined = {name for table in data.format.side_tables for name in SideFile(table).provides}
         return [name for name, are_keys in readers.items() if all(are_keys) and name not in joined]
-
-    @contextmanager
-    def _phase(self, name: str, rows: int) -> Iterator[Callable[[int], None]]:
-        start = time.perf_counter()
-        yield self._progress(name, rows)
-        self._seconds[name] = round(time.perf_counter() - start, 3)

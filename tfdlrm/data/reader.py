@@ -146,6 +146,10 @@ class RawReader:
             self._files = [survey(path, header, progress=progress) for path in self.paths]
         return self._files
 
+    def take_survey(self, files: Sequence[RawFile]) -> None:
+        """Believe what an earlier `survey` of the same files returned."""
+        self._files = list(files)
+
     def count(self) -> list[int]:
         """Return the number of rows of each file, bad ones included."""
         return [file.rows for file in self.survey()]
@@ -166,37 +170,51 @@ class RawReader:
         """
         return self.map(lambda chunk: chunk)
 
-    def map(self, work: Callable[[RawChunk], Result], threads: int = 1) -> Iterator[Result]:
+    def map(
+        self,
+        work: Callable[[RawChunk], Result],
+        threads: int = 1,
+        done: Sequence[int] = (),
+        bad: BadRows | None = None,
+    ) -> Iterator[Result]:
         """Yield `work(chunk)` for each chunk of one pass, in their order.
 
         Args:
             work: Called on the thread that parsed the chunk.
             threads: How many chunks are parsed at a time. Defaults to 1: all is done by the calling thread.
+            done: Rows of the first chunks, as many as are to be left out: a pass that was broken off goes on there.
+            bad: Collects bad rows; defaults to one that knows of none yet.
 
         Raises:
             DataError: as iterating does; what `work` made of the chunk at fault, and of later ones, is not yielded.
         """
-        self.bad = bad = BadRows(self._bad_limit, self._bad_rows_file)
+        self.bad = bad = bad or self.bad_rows()
 
         def parse(block: _Block) -> tuple[_Block, dict[int, Problem], Result]:
             problems, chunk = self._parse(block)
             return block, problems, work(chunk)
 
         with bad.open():
-            for block, problems, result in ordered_map(parse, self._blocks(), threads):
+            for block, problems, result in ordered_map(parse, self._blocks(done), threads):
                 for index in sorted(problems):
                     bad.add(block.path, block.line + index, problems[index], block.lines[index])
                 yield result
 
-    def _blocks(self) -> Iterator[_Block]:
+    def bad_rows(self, file: Path | None = None) -> BadRows:
+        """Return a collector of bad rows under this reader's limit, into a file or the reader's."""
+        return BadRows(self._bad_limit, file or self._bad_rows_file)
+
+    def _blocks(self, done: Sequence[int]) -> Iterator[_Block]:
         index = first_row = 0
         for path in self.paths:
             line = first_line = 1 + int(self._format.header)
             for lines in self._body(path):
-                yield _Block(index, path, lines, line, first_row)
+                rows = done[index] if index < len(done) else len(lines)
+                if index >= len(done):
+                    yield _Block(index, path, lines, line, first_row)
                 index += 1
-                line += len(lines)
-                first_row += len(lines)
+                line += rows
+                first_row += rows
             if line == first_line:
                 raise DataError(f"{path}: no rows.")
 

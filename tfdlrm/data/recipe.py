@@ -33,6 +33,16 @@ def recipe_of(data: DataConfig, files: Sequence[RawFile]) -> dict[str, Any]:
     }
 
 
+def identity_of(data: DataConfig, raw: Sequence[str | Path]) -> dict[str, Any]:
+    """Return what tells prepared data in the making from others, without reading the raw files."""
+    sides = [expand_path(table.file) for table in data.format.side_tables]
+    return {
+        "settings": _settings(data),
+        "raw": [_identity(expand_path(path)) for path in raw],
+        "side_tables": [_identity(path) for path in sides],
+    }
+
+
 def difference(recipe: Mapping[str, Any], data: DataConfig, paths: Sequence[Path]) -> str | None:
     """Say in words how a recipe differs from a configuration and raw files; `None` where it does not.
 

@@ -68,6 +68,16 @@ class RowStatistics:
                 self._ids[name][kind] += count
 
     @property
+    def state(self) -> dict[str, Any]:
+        """All that it knows, for JSON; setting it makes this one, of the same features, know just that."""
+        return {"rows": self.rows, "clicks": self.clicks, "missing": self._missing, "ids": self._ids}
+
+    @state.setter
+    def state(self, state: dict[str, Any]) -> None:
+        self.rows, self.clicks = state["rows"], state["clicks"]
+        self._missing, self._ids = state["missing"], state["ids"]
+
+    @property
     def rare_of_tables(self) -> dict[str, int]:
         """How many ids of each table are its `rare_row`."""
         totals = {table.name: 0 for table in self._spec.tables}

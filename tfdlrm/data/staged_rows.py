@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Self
 
 import polars as pl
 
+from tfdlrm.data.files import temporary_name
 from tfdlrm.spec.errors import DataError
 
 
@@ -14,29 +19,50 @@ class StagedRows:
     """Frames in a folder, one uncompressed Arrow file each: a few times quicker to read back than text to parse.
 
     Args:
-        directory: Made here, and removed by `remove`.
+        directory: Made if it is missing; what it holds is taken over.
     """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        directory.mkdir()
+        directory.mkdir(exist_ok=True)
+        # Waiting for the disk takes no processor: rows are made durable while others are parsed.
+        self._syncing = ThreadPoolExecutor(1)
+        self._waiting: list[Future[None]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._syncing.shutdown(cancel_futures=True)
 
     def write(self, index: int, frame: pl.DataFrame) -> int:
         """Put a frame aside under a number; return how many bytes it takes. May be called from several threads."""
         path = self._path(index)
-        frame.write_ipc(path, compression="uncompressed")
-        return path.stat().st_size
+        temporary = temporary_name(path)
+        frame.write_ipc(temporary, compression="uncompressed")
+        size = temporary.stat().st_size
+        os.replace(temporary, path)
+        self._waiting.append(self._syncing.submit(_sync, path))
+        return size
 
-    def read(self, index: int) -> pl.DataFrame:
-        """Return a frame that was put aside, for the last time: its file is removed."""
-        path = self._path(index)
-        frame = pl.read_ipc(path)  # mapped into memory, which outlives the file's name
-        path.unlink()
-        return frame
+    def sync(self) -> None:
+        """Wait until all that was written would outlive a loss of power."""
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            future.result()
 
-    def remove(self) -> None:
-        """Remove the folder."""
-        shutil.rmtree(self._directory)
+    def read(self, index: int, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """Return a frame that was put aside, or those of its columns that are named; mapped into memory."""
+        frame = pl.read_ipc(self._path(index))
+        return frame if columns is None else frame.select([name for name in columns if name in frame.columns])
+
+    def has(self, index: int) -> bool:
+        """Tell whether a frame is still there."""
+        return self._path(index).exists()
+
+    def forget(self, index: int) -> None:
+        """Remove a frame; what was read of it before stays good."""
+        self._path(index).unlink(missing_ok=True)
 
     def _path(self, index: int) -> Path:
         return self._directory / f"{index:08d}.arrow"
@@ -46,6 +72,19 @@ def refuse_full_disk(directory: Path, needed: float) -> None:
     """Raise `DataError` if a file system has fewer free bytes than needed."""
     free = shutil.disk_usage(directory).free
     if free < needed:
-        raise DataError(
-            f"{directory.parent}: must have some {needed / 1e9:.1f} GB of free disk. Received: {free / 1e9:.1f} GB."
-        )
+        raise DataError(f"{directory.parent}: must have some {_size(needed)} of free disk. Received: {_size(free)}.")
+
+
+def _size(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+def _sync(path: Path) -> None:
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:  # forgotten meanwhile
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

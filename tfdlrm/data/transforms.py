@@ -51,6 +51,15 @@ class StatsCounter:
         self._smallest = np.inf
         self._largest = -np.inf
 
+    @property
+    def state(self) -> dict[str, float]:
+        """All that it knows, for JSON; setting it makes this counter go on from there."""
+        return dict(vars(self))
+
+    @state.setter
+    def state(self, state: dict[str, float]) -> None:
+        vars(self).update(state)
+
     def add(self, values: npt.NDArray[np.float32]) -> None:
         """Count the finite ones among `values`, float32 `[rows]`; the others are missing."""
         finite = values[np.isfinite(values)].astype(np.float64)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,15 +82,22 @@ def _run_once(data: DataConfig, raw: Path, directory: Path) -> dict[str, Any]:
 
 def _work(raw: str, directory: str, config: str) -> dict[str, Any]:
     data = DataConfig.from_json(config)
-    started = time.perf_counter()
-    manifest = prepare(data, [raw], directory, _EMBEDDING_DIM)
-    seconds = time.perf_counter() - started
+    started: dict[str, float] = {}
+
+    def progress(phase: str, rows: int) -> Callable[[int], None]:
+        started[phase] = time.perf_counter()
+        return lambda rows: None
+
+    begin = time.perf_counter()
+    manifest = prepare(data, [raw], directory, _EMBEDDING_DIM, progress=progress)
+    end = time.perf_counter()
+    ends = [*list(started.values())[1:], end]
     return {
-        "wall_seconds": seconds,
+        "wall_seconds": end - begin,
         # All work is done by threads of this process, so its memory is that of the whole tree.
         "peak_memory_bytes": _own_peak(),
         "packed_bytes": sum(shard.bytes for split in manifest.splits.values() for shard in split.shards),
-        "seconds": manifest.statistics["seconds"],
+        "seconds": {p: round(stop - start, 3) for (p, start), stop in zip(started.items(), ends, strict=True)},
     }
 
 

@@ -1,0 +1,162 @@
+"""Counts put aside and merged in small pieces equal those of one dictionary; so do the rows that keys get."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tfdlrm.data import vocabulary_builder
+from tfdlrm.data.big_lookup import BigLookup
+from tfdlrm.data.key_counts import Counted, count_keys
+from tfdlrm.data.key_runs import Run, merged_pieces
+from tfdlrm.data.lookup import BulkLookup
+from tfdlrm.data.vocabulary_builder import VocabularyBuilder, map_vocabularies, save_vocabularies
+from tfdlrm.data.vocabulary_rows import vocabulary_of
+from tfdlrm.spec.coding import Encoding, FeatureCoding, TableCoding
+from tfdlrm.spec.errors import DataError
+
+near_edges = st.one_of(st.integers(0, 40), st.integers(2**32 - 3, 2**32 + 3), st.integers(2**63 - 3, 2**64 - 1))
+
+
+def run_of(keys: list[int], first: int = 0) -> Run:
+    dtype = np.uint32 if max(keys, default=0) < 2**32 else np.uint64
+    return Run(count_keys(np.array(keys, dtype), np.arange(first, first + len(keys))))
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.lists(near_edges, max_size=30), min_size=1, max_size=4), st.integers(1, 40))
+def test_pieces_are_ascending_and_add_up(parts, at_once):
+    firsts = np.cumsum([0, *map(len, parts)]).tolist()
+    runs = [run_of(part, first) for part, first in zip(parts, firsts, strict=False)]
+    pieces = list(merged_pieces(runs, at_once))
+    keys = [key for piece in pieces for key in piece.keys.tolist()]
+    assert keys == sorted(set(keys))
+    everything = [key for part in parts for key in part]
+    counted = dict(zip(keys, (c for p in pieces for c in p.counts.tolist()), strict=True))
+    assert counted == Counter(everything)
+    places = dict(zip(keys, (f for p in pieces for f in p.firsts.tolist()), strict=True))
+    assert places == {key: everything.index(key) for key in keys}
+
+
+def test_pieces_are_small():
+    rng = np.random.default_rng(0)
+    runs = [run_of(np.unique(rng.integers(0, 2**40, 20_000)).tolist()) for _ in range(5)]
+    sizes = [len(piece.keys) for piece in merged_pieces(runs, 4_000)]
+    assert len(sizes) > 20 and max(sizes) <= 2 * 4_000
+
+
+def rows_by_hand(keys: list[int], coding: TableCoding) -> dict[int, int]:
+    """Return the row of each key by sorting a dictionary of counts."""
+    counts = Counter(keys)
+    signed = {key: key - 2**64 if key >= 2**63 else key for key in counts}
+    frequent = sorted((k for k, n in counts.items() if n >= coding.min_count), key=lambda k: (-counts[k], signed[k]))
+    kept = frequent[: coding.max_values]
+    order = {"count": kept, "key": sorted(kept), "first_seen": sorted(kept, key=keys.index)}[coding.id_order]
+    rows = {key: coding.first_id + place for place, key in enumerate(order)}
+    if coding.rare_row != coding.oov_row:
+        rows |= {key: coding.rare_row for key in counts if key not in rows}
+    return {signed[key]: row for key, row in rows.items()}
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.lists(near_edges, max_size=80),
+    st.sampled_from(["count", "key", "first_seen"]),
+    st.integers(1, 3),
+    st.one_of(st.none(), st.integers(1, 10)),
+    st.booleans(),
+    st.integers(1, 30),
+)
+def test_rows_in_blocks_equal_those_by_hand(keys, order, min_count, max_values, apart, at_once):
+    coding = TableCoding(id_order=order, min_count=min_count, max_values=max_values, rare_row=0 if apart else 1)
+    counted = run_of(keys).counted
+    vocabulary = vocabulary_of(coding, counted, at_once)
+    assert dict(zip(vocabulary.keys.tolist(), vocabulary.ids.tolist(), strict=True)) == rows_by_hand(keys, coding)
+
+
+@pytest.mark.parametrize("memory_bytes", [1, 1 << 40])
+@pytest.mark.parametrize("coding", [
+    TableCoding(min_count=2),
+    TableCoding(id_order="first_seen", first_id=0, missing_key=0, oov_row=None),
+    TableCoding(modulus=1000, id_order="key", missing_key=7),
+    TableCoding(value="string", max_values=100),
+])  # fmt: skip
+def test_saved_counts_give_the_vocabulary_of_those_in_memory(tmp_path, monkeypatch, coding, memory_bytes):
+    monkeypatch.setattr(vocabulary_builder, "_MERGE_BYTES", 1)  # pieces of 4096 entries
+    rng = np.random.default_rng(1)
+    values = (rng.pareto(0.5, 30_000) * 100).astype(np.int64) % 2**36
+    frames = [
+        pl.DataFrame({"c": ["" if v % 50 == 3 else f"{v:x}" for v in part]}) for part in np.array_split(values, 6)
+    ]
+    encoding = Encoding(features={"c": FeatureCoding(source="c")}, tables={"t": coding})
+    whole, aside = (VocabularyBuilder(encoding, {"c": "t"}) for _ in range(2))
+    folders = []
+    for number, frame in enumerate(frames):
+        whole.add(frame)
+        aside.add(frame)
+        if number % 2:
+            folders.append(tmp_path / str(number))
+            folders[-1].mkdir()
+            aside.save(folders[-1])
+            assert aside.nbytes == 0
+    expected = whole.build()[0]["t"]
+    built, _ = aside.build(folders, tmp_path, memory_bytes)
+    assert len(np.unique(values)) > 4096 and built["t"].rows == expected.rows
+    save_vocabularies(built, tmp_path)
+    for vocabulary in (built["t"], map_vocabularies(tmp_path)["t"]):
+        np.testing.assert_array_equal(vocabulary.keys, expected.keys)
+        np.testing.assert_array_equal(vocabulary.ids, expected.ids)
+
+
+def test_colliding_strings_are_found_across_runs(tmp_path):
+    shared = np.array([5], np.uint64)
+    runs = [Run(Counted(shared, np.array([1])), pl.Series("text", [text])) for text in ("a", "b")]
+    with pytest.raises(Exception, match="a"):
+        list(merged_pieces(runs, 10))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(near_edges, min_size=1, max_size=60, unique=True),
+    st.lists(st.lists(st.one_of(near_edges, st.none()), min_size=1, max_size=30), min_size=1, max_size=5),
+    st.integers(1, 4000),
+)
+def test_the_join_finds_what_the_lookup_in_memory_finds(tmp_path_factory, known, chunks, memory_bytes):
+    coding = TableCoding(min_count=1)
+    vocabulary = vocabulary_of(coding, run_of(known).counted, 100)
+    frames = [
+        pl.DataFrame({
+            "c": pl.Series([key or 0 for key in chunk], dtype=pl.UInt64),
+            "missing:c": [key is None for key in chunk],
+        })
+        for chunk in chunks
+    ]  # fmt: skip
+    join = BigLookup(tmp_path_factory.mktemp("join"), "c", coding, "c", vocabulary, memory_bytes)
+    told: list[int] = []
+    join.run(
+        [f.height for f in frames], range(len(frames)), lambda chunk, names: frames[chunk].select(names), told.append
+    )
+    assert sum(told) == sum(f.height for f in frames)
+    lookup = BulkLookup(coding, vocabulary)
+    for number, frame in enumerate(frames):
+        column = (frame["c"].to_numpy(), frame["missing:c"].to_numpy())
+        expected = lookup(vocabulary_builder.KeyColumn(*column))
+        assert join.rows_of(number).tolist() == expected.tolist()
+
+
+def test_a_shared_fingerprint_names_the_table(tmp_path):
+    builder = VocabularyBuilder(
+        Encoding(features={"c": FeatureCoding(source="c")}, tables={"t": TableCoding(value="string")}), {"c": "t"}
+    )
+    folders = []
+    for number, text in enumerate("ab"):
+        folders.append(tmp_path / str(number))
+        folders[-1].mkdir()
+        Run(Counted(np.array([5], np.uint64), np.array([1])), pl.Series("text", [text])).save(folders[-1], "00000")
+    with pytest.raises(DataError, match="table `t` must have distinct 64-bit fingerprints. Received: 'a' and 'b'"):
+        builder.build(folders)

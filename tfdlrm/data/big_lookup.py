@@ -1,0 +1,127 @@
+"""Table rows of keys whose vocabulary is too large for memory: a join of sorted keys with the sorted vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from tfdlrm.data.columns import KeyColumn, is_keyed, key_column, string_column, string_tensor
+from tfdlrm.data.files import atomic_path
+from tfdlrm.data.keys import keys_in_bulk
+from tfdlrm.data.vocabulary import Vocabulary
+from tfdlrm.spec.coding import TableCoding
+
+_KEY_BYTES = 48
+"""Memory for each key of a batch: key, order, place and row, some of them twice while they are sorted."""
+_ENTRY_BYTES = 24
+ReadColumn = Callable[[int, Sequence[str]], pl.DataFrame]
+"""Returns columns of the chunk of a number."""
+
+
+class BigLookup:
+    """Looks up one feature of all chunks, many chunks at a time, and keeps the rows found in files.
+
+    For each batch the vocabulary is read once from beginning to end, piece by piece, beside the batch's sorted keys.
+
+    Args:
+        folder: Where the rows go, one file a chunk.
+        name: Begins the names of the files.
+        coding: The coding of the feature's table.
+        source: The raw column that the feature reads, one value a row.
+        vocabulary: The table's vocabulary, mapped from disk.
+        memory_bytes: About how much memory may be used.
+    """
+
+    def __init__(
+        self, folder: Path, name: str, coding: TableCoding, source: str, vocabulary: Vocabulary, memory_bytes: int
+    ) -> None:
+        self._folder = folder
+        self._name = name
+        self._coding = coding
+        self._source = source
+        self._vocabulary = vocabulary
+        self._batch_rows = max(1, memory_bytes // 2 // _KEY_BYTES)
+        self._entries = max(1, memory_bytes // 2 // _ENTRY_BYTES)
+
+    def run(self, rows: Sequence[int], chunks: Sequence[int], read: ReadColumn, done: Callable[[int], None]) -> None:
+        """Look up the chunks of those numbers, but for those that have their file already.
+
+        Args:
+            rows: Rows of every chunk, by its number.
+            chunks: Numbers of the chunks.
+            read: Returns columns of a chunk.
+            done: Called with the number of rows just looked up.
+        """
+        batch: list[int] = []
+        for chunk in chunks:
+            if self._path(chunk).exists():
+                done(rows[chunk])
+                continue
+            if batch and sum(rows[c] for c in batch) + rows[chunk] > self._batch_rows:
+                self._run_batch(batch, read, done)
+                batch = []
+            batch.append(chunk)
+        if batch:
+            self._run_batch(batch, read, done)
+
+    def rows_of(self, chunk: int) -> npt.NDArray[Any]:
+        """Return the table rows of a chunk that `run` looked up, `[rows]`."""
+        array: npt.NDArray[Any] = np.load(self._path(chunk), mmap_mode="r")
+        return array
+
+    def forget(self, chunk: int) -> None:
+        """Remove the file of a chunk."""
+        self._path(chunk).unlink(missing_ok=True)
+
+    def _run_batch(self, batch: Sequence[int], read: ReadColumn, done: Callable[[int], None]) -> None:
+        columns = [self._keys(read(chunk, (self._source, f"missing:{self._source}"))) for chunk in batch]
+        keys = np.concatenate([column.keys.astype(np.uint64) for column in columns])
+        missing = np.concatenate([column.missing for column in columns])
+        found = self._join(keys)
+        if self._coding.missing_key is None:
+            found[missing] = self._coding.missing_row
+        start = 0
+        for chunk, column in zip(batch, columns, strict=True):
+            stop = start + len(column.keys)
+            with atomic_path(self._path(chunk)) as temporary, open(temporary, "wb") as file:
+                np.save(file, found[start:stop])
+            done(stop - start)
+            start = stop
+
+    def _keys(self, frame: pl.DataFrame) -> KeyColumn:
+        if not is_keyed(frame, self._source):  # strings, whose keys are their fingerprints
+            keyed = keys_in_bulk(self._coding.value, string_tensor(string_column(frame, self._source)))
+            return KeyColumn(keyed.keys.numpy().view(np.uint64), keyed.missing.numpy())
+        column = key_column(frame, self._source)
+        keys = column.keys.astype(np.uint64)
+        if self._coding.missing_key is not None:
+            keys[column.missing] = self._coding.missing_key
+        if self._coding.modulus is not None:
+            keys %= np.uint64(self._coding.modulus)
+        return KeyColumn(keys, column.missing)
+
+    def _join(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[Any]:
+        """Return the row of each key, those the vocabulary lacks in `oov_row`."""
+        order = np.argsort(keys.view(np.int64))
+        keys = keys[order]
+        signed = keys.view(np.int64)
+        rows = np.full(
+            len(keys), self._coding.oov_row if self._coding.oov_row is not None else 0, self._vocabulary.ids.dtype
+        )
+        for begin in range(0, len(self._vocabulary.keys), self._entries):
+            entries = np.array(self._vocabulary.keys[begin : begin + self._entries])
+            first, last = np.searchsorted(signed, entries[0]), np.searchsorted(signed, entries[-1], side="right")
+            places = np.searchsorted(entries, signed[first:last])
+            same = entries[places] == signed[first:last]
+            rows[first:last][same] = self._vocabulary.ids[begin : begin + self._entries][places[same]]
+        found = np.empty_like(rows)
+        found[order] = rows
+        return found
+
+    def _path(self, chunk: int) -> Path:
+        return self._folder / f"{self._name}-{chunk:08d}.npy"

@@ -1,0 +1,351 @@
+"""Counting what training rows hold, in memory or with sorted runs on disk, and building vocabularies of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import tensorflow as tf
+
+from tfdlrm.data.columns import (
+    KeyColumn,
+    is_keyed,
+    key_column,
+    number_column,
+    raw_columns,
+    string_column,
+    string_tensor,
+)
+from tfdlrm.data.files import write_atomic
+from tfdlrm.data.key_counts import Counted, KeyCounter, count_keys
+from tfdlrm.data.key_runs import Run, SharedKey, merged_pieces
+from tfdlrm.data.keys import keys_in_bulk
+from tfdlrm.data.parallel import ordered_map, usable_cores
+from tfdlrm.data.transforms import DenseStats, StatsCounter
+from tfdlrm.data.vocabulary import Vocabulary, id_dtype
+from tfdlrm.data.vocabulary_rows import in_memory, vocabulary_of
+from tfdlrm.spec.coding import Encoding, TableCoding
+from tfdlrm.spec.errors import DataError
+
+_COMPACT_ABOVE = 1 << 20  # counts of chunks are merged when at least this many wait
+_KEYED_AT_ONCE = 1 << 20
+_MERGE_BYTES = 64  # per entry of a run, while runs are merged and keys get their rows
+_STATS = "stats.json"
+_DONE = "vocabularies.json"
+
+
+class VocabularyBuilder:
+    """Counts the values of training rows, then gives each its row.
+
+    What comes out depends on how often each value occurs (and, where asked for, where it is first), not on how rows
+    are cut into frames. Memory grows with the number of distinct values, unless they are put aside by `save` now and
+    then.
+
+    Args:
+        encoding: The coding rules.
+        table_of: Table of each sparse feature, by feature name. Features of one table are counted together.
+        standardize: Dense features whose mean and standard deviation are wanted.
+
+    Raises:
+        SpecError: features ask for one raw column both as a number and as a string, or numbers by a separator.
+
+    Example:
+        >>> from tfdlrm.spec.coding import FeatureCoding
+        >>> encoding = Encoding(features={"c": FeatureCoding(source="c")}, tables={"c": TableCoding()})
+        >>> builder = VocabularyBuilder(encoding, {"c": "c"})
+        >>> builder.add(pl.DataFrame({"c": ["0a", "0b", "0b", ""]}))
+        >>> vocabularies, _ = builder.build()
+        >>> vocabularies["c"].keys.tolist(), vocabularies["c"].ids.tolist(), vocabularies["c"].rows
+        ([10, 11], [3, 2], 4)
+    """
+
+    def __init__(self, encoding: Encoding, table_of: Mapping[str, str], standardize: Iterable[str] = ()) -> None:
+        self._encoding = encoding
+        self._stats = {name: StatsCounter() for name in standardize}
+        raw_columns(encoding, table_of, self._stats)  # refuses columns that features disagree on
+        # A raw column that two features of one table read alike is counted once.
+        self._reads: dict[str, list[_Read]] = {name: [] for name in encoding.tables}
+        for name, coding in encoding.features.items():
+            table = table_of[name]
+            read = _Read(coding.source, coding.separator)
+            if encoding.tables[table].kind == "vocabulary" and read not in self._reads[table]:
+                self._reads[table].append(read)
+        self._counts = {name: _counts(coding) for name, coding in encoding.tables.items()}
+        self._rows = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that counts take in memory, about."""
+        return sum(counts.nbytes for counts in self._counts.values())
+
+    def add(self, frame: pl.DataFrame, rows: npt.NDArray[np.int64] | None = None) -> None:
+        """Count training rows.
+
+        Args:
+            frame: One row per sample: numbers with null or NaN where missing, strings with null or `""`; a column of
+                single hexadecimal values may also hold them as keys, UInt32 or UInt64, with `missing:<name>` beside it.
+            rows: int64 `[rows]`, ascending: the place of each row among all, for tables whose values get their rows in
+                the order in which they are first seen. Defaults to counting on from the frame before.
+
+        Raises:
+            DataError: a column is absent or of another type.
+        """
+        if rows is None:
+            rows = np.arange(self._rows, self._rows + frame.height)
+        self._rows += frame.height
+        for table, reads in self._reads.items():
+            counts = self._counts[table]
+            for number, read in enumerate(reads):
+                # Of two columns of one table, the values of an earlier row come first, then those of the first column.
+                places = rows * len(reads) + number if counts.coding.id_order == "first_seen" else None
+                counts.add(frame, read, places)
+        for name, stats in self._stats.items():
+            stats.add(number_column(frame, name))
+
+    def save(self, folder: Path) -> None:
+        """Put the counts since the last `save` aside in a folder, and the statistics so far; memory is free then."""
+        for index, counts in enumerate(self._counts.values()):
+            counts.take().save(folder, f"{index:05d}")
+        write_atomic(folder / _STATS, json.dumps({name: stats.state for name, stats in self._stats.items()}))
+
+    def go_on_from(self, folder: Path) -> None:
+        """Take over the statistics of a folder that `save` wrote last: its counts are given to `build`."""
+        for name, state in json.loads((folder / _STATS).read_text(encoding="utf-8")).items():
+            self._stats[name].state = state
+
+    def build(
+        self, folders: Sequence[Path] = (), scratch: Path | None = None, memory_bytes: int = 1 << 40
+    ) -> tuple[dict[str, Vocabulary], dict[str, DenseStats]]:
+        """Return the vocabulary of each table, in the order of the encoding, and the statistics asked for.
+
+        Values seen at least `min_count` times get the rows from `first_id` on, in the order of `id_order`. The
+        vocabulary of a hashed table is empty and has its number of rows.
+
+        Args:
+            folders: What `save` wrote, all of it; what was counted since is added.
+            scratch: Folder for tables that would take too much memory: their vocabularies are mapped from files there.
+                It is used only where `memory_bytes` is not enough.
+            memory_bytes: About how much memory may be used meanwhile. Defaults to as much as it takes.
+
+        Raises:
+            DataError: two distinct strings of a table have the same 64-bit fingerprint.
+        """
+        threads = usable_cores()
+
+        def build(item: tuple[int, str]) -> Vocabulary:
+            index, table = item
+            saved = [Run.load(folder, f"{index:05d}") for folder in folders]
+            runs = [run for run in (*saved, self._counts[table].take()) if run is not None]
+            return _vocabulary(table, self._encoding.tables[table], runs, scratch, index, memory_bytes // threads)
+
+        built = ordered_map(build, enumerate(self._counts), threads)
+        return dict(zip(self._counts, built, strict=True)), {name: stats.build() for name, stats in self._stats.items()}
+
+
+class _Read(NamedTuple):
+    """What a feature reads: a raw column, and what separates the values of a bag."""
+
+    source: str
+    separator: str | None
+
+
+def _counts(coding: TableCoding) -> _KeyCounts | _TextCounts:
+    return _TextCounts(coding) if coding.value == "string" else _KeyCounts(coding)
+
+
+class _KeyCounts:
+    """How often each value of one table was seen, by key."""
+
+    def __init__(self, coding: TableCoding) -> None:
+        self.coding = coding
+        self._counter = KeyCounter(firsts=coding.id_order == "first_seen")
+
+    @property
+    def nbytes(self) -> int:
+        return self._counter.nbytes
+
+    def take(self) -> Run:
+        return Run(self._counter.take())
+
+    def add(self, frame: pl.DataFrame, read: _Read, places: npt.NDArray[np.int64] | None) -> None:
+        if self.coding.value == "number":
+            values = number_column(frame, read.source)
+            there = np.isfinite(values)
+            keys = keys_in_bulk("number", tf.constant(values[there])).keys.numpy().view(np.uint64)
+            self._counter.add(count_keys(keys, None if places is None else places[there]))
+        elif read.separator is None and is_keyed(frame, read.source):
+            self._add_keys(key_column(frame, read.source), places)
+        else:
+            self._add_texts(string_column(frame, read.source), read.separator, places)
+
+    def _add_keys(self, column: KeyColumn, places: npt.NDArray[np.int64] | None) -> None:
+        keys, missing = column
+        if self.coding.missing_key is not None and missing.any():
+            wide = np.uint64 if self.coding.missing_key > np.iinfo(keys.dtype).max else keys.dtype
+            keys = np.where(missing, np.array(self.coding.missing_key, wide), keys.astype(wide, copy=False))
+        elif missing.any():
+            keys = keys[~missing]
+            places = None if places is None else places[~missing]
+        self._counter.add(count_keys(self._reduced(keys), places))
+
+    def _add_texts(self, values: pl.Series, separator: str | None, places: npt.NDArray[np.int64] | None) -> None:
+        frame = values.alias("value").to_frame()
+        if places is None:
+            # Distinct values first: bags are split, and strings keyed, once per distinct string of the chunk.
+            frame = frame.group_by("value").agg(pl.len().cast(pl.Int64).alias("count"))
+        else:
+            frame = frame.with_columns(pl.lit(1, pl.Int64).alias("count"), pl.Series("place", places))
+        missing = frame.filter(pl.col("value") == "")
+        if separator is not None:
+            missing = frame.filter(pl.col("value").str.contains(f"^(?:{re.escape(separator)})*$"))
+            frame = frame.with_columns(pl.col("value").str.split(separator)).explode("value")
+        frame = frame.filter(pl.col("value") != "")
+        keyed = keys_in_bulk("hex", string_tensor(frame["value"]))
+        valid = keyed.valid.numpy()
+        self._add_counts(keyed.keys.numpy()[valid].view(np.uint64), frame.filter(pl.Series(valid)))
+        if self.coding.missing_key is not None and missing.height:
+            self._add_counts(np.full(missing.height, self.coding.missing_key, np.uint64), missing)
+
+    def _add_counts(self, keys: npt.NDArray[np.uint64], frame: pl.DataFrame) -> None:
+        # Strings of one key, 0a and A, may both be there.
+        firsts = frame["place"].to_numpy() if "place" in frame.columns else None
+        self._counter.add(Counted(self._reduced(keys), frame["count"].to_numpy(), firsts))
+
+    def _reduced(self, keys: npt.NDArray[np.uint32 | np.uint64]) -> npt.NDArray[np.uint32 | np.uint64]:
+        modulus = self.coding.modulus
+        if modulus is None or modulus > np.iinfo(keys.dtype).max:
+            return keys
+        return keys % keys.dtype.type(modulus)
+
+
+class _TextCounts:
+    """How often each string of one table was seen, by string: their keys are fingerprints, which may collide."""
+
+    def __init__(self, coding: TableCoding) -> None:
+        self.coding = coding
+        self._clear()
+
+    def _clear(self) -> None:
+        self._merged = pl.DataFrame(schema={"value": pl.String, "count": pl.Int64})
+        self._waiting: list[pl.DataFrame] = []
+        self._waiting_rows = 0
+
+    @property
+    def nbytes(self) -> int:
+        return sum(int(frame.estimated_size()) for frame in (self._merged, *self._waiting))
+
+    def add(self, frame: pl.DataFrame, read: _Read, places: npt.NDArray[np.int64] | None) -> None:
+        values = string_column(frame, read.source).alias("value").to_frame()
+        counts = values.group_by("value").agg(pl.len().cast(pl.Int64).alias("count"))
+        if read.separator is not None:
+            counts = _merge(counts.with_columns(pl.col("value").str.split(read.separator)).explode("value"))
+        self._waiting.append(counts.filter(pl.col("value") != ""))
+        self._waiting_rows += self._waiting[-1].height
+        if self._waiting_rows >= max(_COMPACT_ABOVE, self._merged.height):
+            self._compact()
+
+    def take(self) -> Run:
+        """Return the counts by fingerprint, ascending as unsigned numbers."""
+        self._compact()
+        slices = self._merged.iter_slices(_KEYED_AT_ONCE)
+        keys = [keys_in_bulk("string", string_tensor(s["value"])).keys.numpy().view(np.uint64) for s in slices]
+        ordered = self._merged.with_columns(pl.Series("key", np.concatenate([np.empty(0, np.uint64), *keys])))
+        ordered = ordered.sort("key", "value")
+        self._clear()
+        return Run(Counted(ordered["key"].to_numpy(), ordered["count"].to_numpy()), ordered["value"])
+
+    def _compact(self) -> None:
+        self._merged = _merge(pl.concat([self._merged, *self._waiting]))
+        self._waiting, self._waiting_rows = [], 0
+
+
+def _vocabulary(
+    table: str, coding: TableCoding, runs: Sequence[Run], scratch: Path | None, index: int, memory_bytes: int
+) -> Vocabulary:
+    """Merge the runs of one table and give its values their rows."""
+    if coding.kind == "hash":
+        return Vocabulary.empty(coding)
+    entries = sum(len(run.counted.keys) for run in runs)
+    at_once = max(1, entries)
+    if scratch is not None:
+        at_once = max(1 << 12, memory_bytes // _MERGE_BYTES)
+    try:
+        if entries <= at_once or scratch is None:
+            pieces = list(merged_pieces(runs, at_once)) if runs else [Counted.empty(coding.id_order == "first_seen")]
+            return vocabulary_of(coding, pieces[0], at_once, in_memory)
+        merged = _merged_on_disk(runs, at_once, scratch, f"{index:05d}.merged")
+        return vocabulary_of(coding, merged, at_once, _OnDisk(scratch, f"{index:05d}"))
+    except SharedKey as shared:
+        first, second = shared.texts
+        raise DataError(
+            f"values of table `{table}` must have distinct 64-bit fingerprints. "
+            f'Received: {first!r} and {second!r}, which share one. Set kind = "hash" for this table.'
+        ) from None
+
+
+def _merged_on_disk(runs: Sequence[Run], at_once: int, folder: Path, name: str) -> Counted:
+    """Merge runs into files and return the result, mapped from them."""
+    wide = np.result_type(*(run.counted.keys.dtype for run in runs))
+    types = {"keys": wide, "counts": np.dtype(np.int64), "firsts": np.dtype(np.int64)}
+    has_firsts = any(run.counted.firsts is not None for run in runs)
+    fields = [field for field in types if has_firsts or field != "firsts"]
+    files = {field: open(folder / f"{name}.{field}", "wb") for field in fields}  # noqa: SIM115, closed below
+    try:
+        for piece in merged_pieces(runs, at_once):
+            for field, file in files.items():
+                getattr(piece, field).astype(types[field], copy=False).tofile(file)
+    finally:
+        for file in files.values():
+            file.close()
+    return Counted(**{field: np.memmap(folder / f"{name}.{field}", types[field], mode="r") for field in fields})
+
+
+class _OnDisk:
+    """Makes arrays that are files of a folder."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder = folder
+        self._name = name
+
+    def __call__(self, name: str, length: int, dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
+        path = self._folder / f"{self._name}.{name}.npy"
+        return np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=(length,))
+
+
+def _merge(counts: pl.DataFrame) -> pl.DataFrame:
+    """Return counts with one line a value."""
+    return counts.group_by("value").agg(pl.col("count").sum())
+
+
+def save_vocabularies(vocabularies: Mapping[str, Vocabulary], folder: Path) -> None:
+    """Write vocabularies so that `map_vocabularies` can map them into memory."""
+    sizes = {}
+    for index, (table, vocabulary) in enumerate(vocabularies.items()):
+        sizes[table] = {"rows": vocabulary.rows, "entries": len(vocabulary.keys)}
+        for field in ("keys", "ids"):
+            array = getattr(vocabulary, field)
+            if isinstance(array, np.memmap):
+                array.flush()
+            elif len(array):
+                np.save(folder / f"{index:05d}.{field}.npy", array)
+    write_atomic(folder / _DONE, json.dumps(sizes))
+
+
+def map_vocabularies(folder: Path) -> dict[str, Vocabulary] | None:
+    """Return what `save_vocabularies` wrote, mapped into memory; `None` if it never ended."""
+    if not (folder / _DONE).exists():
+        return None
+    found = {}
+    for index, (table, size) in enumerate(json.loads((folder / _DONE).read_text(encoding="utf-8")).items()):
+        if size["entries"]:
+            arrays = [np.load(folder / f"{index:05d}.{field}.npy", mmap_mode="r") for field in ("keys", "ids")]
+        else:
+            arrays = [np.empty(0, np.int64), np.empty(0, id_dtype(size["rows"]))]
+        found[table] = Vocabulary(arrays[0], arrays[1], size["rows"])
+    return found
