@@ -80,6 +80,8 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
 def _add_prepare(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--rows", type=_positive, default=1_000_000, help="planted rows in Criteo's format (default: %(default)s)")
+    add("--raw", type=Path, metavar="FILE", help="prepare this file in Criteo's format instead of planted rows")
+    add("--once", action="store_true", help="no warm-up and one repeat, for runs of many minutes")
     add("--buckets", type=_positive, metavar="N", help="hash values over N rows a table (default: count vocabularies)")
     add("--folder", type=Path, metavar="DIR", help="where the rows lie meanwhile (default: the system's temporary one)")
     _add_common(parser)
@@ -239,9 +241,12 @@ def _prepare(args: argparse.Namespace) -> int:
     from tfdlrm.pipelines.benchmarks.prepare import measure_prepare
 
     coding = TableCoding(kind="hash", buckets=args.buckets) if args.buckets else None
-    figures = measure_prepare(args.rows, coding, args.repeats, args.seed, args.folder)
+    if args.raw is not None and not args.raw.is_file():
+        raise ConfigError(f"`--raw` must name a file. Received: {args.raw}.")
+    repeats = 1 if args.once else args.repeats
+    figures = measure_prepare(args.rows, coding, repeats, args.seed, args.folder, args.raw, not args.once)
     how = f"hashed over {args.buckets:,} rows a table" if args.buckets else "with vocabularies"
-    print(f"raw to packed {how}, {args.rows:,} rows: {rate_text(figures)}")
+    print(f"raw to packed {how}, {figures['rows']:,} rows: {rate_text(figures)}")
     write_figures(args.json, figures)
     return 0
 

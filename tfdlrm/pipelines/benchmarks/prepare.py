@@ -29,34 +29,42 @@ def measure_prepare(
     repeats: int = 5,
     seed: int = 0,
     folder: Path | None = None,
+    raw: Path | None = None,
+    warm_up: bool = True,
 ) -> dict[str, Any]:
-    """Time `prepare` on generated rows in the Kaggle format and return the figures.
+    """Time `prepare` on rows in the Kaggle format and return the figures.
 
     One run warms the file cache and is not counted. Each run is a fresh process, so that its peak memory is its own;
     starting Python and importing TensorFlow is not timed.
 
     Args:
-        rows: Rows of the raw file.
+        rows: Rows to plant, where no `raw` is given.
         coding: How tables are coded. Defaults to vocabularies of all values that training rows hold.
         repeats: Timed runs.
         seed: Seed of the rows.
         folder: Where raw and prepared rows go meanwhile. Defaults to the system's folder for temporary files.
+        raw: A file of rows to prepare.
+        warm_up: Whether one more run, before the others, fills the file cache. Defaults to `True`.
 
     Returns:
         `rows_per_second` (median), `slowest`, `fastest`, `rates`, `repeats`; `peak_memory_bytes`, the largest of the
-        runs; `raw_bytes`, `packed_bytes`, `seconds` of the phases of the last run, `rows`, `coding`; cores, software.
+        runs; `raw_bytes`, `packed_bytes`; `table_rows`, `rows` and `seconds` of the phases of the last
+        run; `coding`; cores, software.
     """
     data = DataConfig() if coding is None else DataConfig(coding=coding)
     with tempfile.TemporaryDirectory(prefix="tfdlrm-", dir=folder) as place:
-        raw = Path(place) / "train.txt"
-        write_planted(raw, rows, seed)
-        runs = [_run_once(data, raw, Path(place) / "data") for _ in range(repeats + 1)]
+        if raw is None:
+            raw = Path(place) / "train.txt"
+            write_planted(raw, rows, seed)
+        runs = [_run_once(data, raw, Path(place) / "data") for _ in range(repeats + warm_up)]
         raw_bytes = raw.stat().st_size
+    rows = runs[-1]["rows"]
     return {
-        **rate_figures([rows / run["wall_seconds"] for run in runs[1:]]),
+        **rate_figures([rows / run["wall_seconds"] for run in runs[int(warm_up) :]]),
         "peak_memory_bytes": max(run["peak_memory_bytes"] for run in runs),
         "raw_bytes": raw_bytes,
         "packed_bytes": runs[-1]["packed_bytes"],
+        "table_rows": runs[-1]["table_rows"],
         "seconds": runs[-1]["seconds"],
         "rows": rows,
         "coding": data.coding.model_dump(mode="json"),
@@ -96,6 +104,8 @@ def _work(raw: str, directory: str, config: str) -> dict[str, Any]:
         "wall_seconds": end - begin,
         # All work is done by threads of this process, so its memory is that of the whole tree.
         "peak_memory_bytes": _own_peak(),
+        "rows": sum(split.rows for split in manifest.splits.values()),
+        "table_rows": manifest.spec.table_rows,
         "packed_bytes": sum(shard.bytes for split in manifest.splits.values() for shard in split.shards),
         "seconds": {p: round(stop - start, 3) for (p, start), stop in zip(started.items(), ends, strict=True)},
     }
