@@ -463,7 +463,7 @@ def test_bad_parts_are_named(encoder):
     without = {name: v for name, v in vocabularies.items() if name != "city"}
     with pytest.raises(SpecError, match="`vocabularies` must hold table `city`"):
         FeatureEncoder(encoder.spec, ENCODING, without, stats)
-    with pytest.raises(SpecError, match="`dense_stats` must hold every `standardize` feature. .*'height'"):
+    with pytest.raises(SpecError, match="`dense_stats` must hold every feature whose transform needs them. .*'height'"):
         FeatureEncoder(encoder.spec, ENCODING, vocabularies, {})
     with pytest.raises(SpecError, match="`vocabulary_size` of table `city` must be at least the 5 rows"):
         FeatureEncoder(make_spec(rows | {"city": 4}), ENCODING, vocabularies, stats)

@@ -92,7 +92,7 @@ def test_recipe_gives_encoding_and_spec():
 
 
 def test_buckets_without_hashing_are_refused():
-    with pytest.raises(SpecError, match='`buckets` must be given for kind "hash" and only there'):
+    with pytest.raises(SpecError, match='`buckets` must be given for kind "hash" or "modulo"'):
         encoding_of(DataConfig.model_validate({"sparse": [{"name": "a", "buckets": 50}]}))
     hashed = DataConfig.model_validate(
         {"sparse": [{"name": "a", "kind": "vocabulary"}], "coding": {"kind": "hash", "buckets": 5}}

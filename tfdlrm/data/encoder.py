@@ -23,15 +23,21 @@ from tfdlrm.data.columns import (
     string_tensor,
     transposed,
 )
+from tfdlrm.data.encoder_checks import (
+    refuse_unknown,
+    refuse_unless_encodable,
+    row_vector,
+    stats_used,
+    vocabulary_of,
+)
 from tfdlrm.data.encoder_files import EncoderParts, load_parts, part_names, save_parts
 from tfdlrm.data.keys import Keys, keys_of
-from tfdlrm.data.lookup import BulkLookup, TableLookup
+from tfdlrm.data.lookup import UNKNOWN, BulkLookup, TableLookup, unknown_row
 from tfdlrm.data.once import Once
 from tfdlrm.data.transforms import BulkTransform, DenseStats, transform_dense
-from tfdlrm.data.vocabulary import Vocabulary, table_rows
-from tfdlrm.spec.coding import Encoding, ValueKind
-from tfdlrm.spec.errors import DataError, SpecError, did_you_mean
-from tfdlrm.spec.features import FeatureSpec, SparseFeature, TableConfig
+from tfdlrm.data.vocabulary import Vocabulary
+from tfdlrm.spec.coding import Encoding, Unseen, ValueKind
+from tfdlrm.spec.features import FeatureSpec, SparseFeature
 
 PADDING = -1
 # Strings live on the CPU only, and a look-up is cheaper than carrying its keys to another device and back.
@@ -46,8 +52,8 @@ class FeatureEncoder(tf.Module):
     beyond 2 GB. A value's id depends on that value alone, never on the batch around it.
 
     A category may be anything: a value that training rows did not have, or that is not hexadecimal where it should
-    be, gets the table's `oov_row`. Empty parts of a bag are skipped; a bag without any is missing and has the
-    one id `missing_row`. Values beyond the feature's hotness are dropped.
+    be, gets the table's `oov_row`, and is an error where the coding has none. Empty parts of a bag are skipped; a bag
+    without any is missing and has one id, that of a missing value. Values beyond the feature's hotness are dropped.
 
     Numbers below the smallest normal float32 (1.2e-38) count as zero, before and after a dense feature's transform.
 
@@ -55,7 +61,7 @@ class FeatureEncoder(tf.Module):
         spec: The features, in column order.
         encoding: The coding rules of the same features.
         vocabularies: Vocabulary of each table; tables that hash may be left out.
-        dense_stats: Statistics of the `standardize` features.
+        dense_stats: Statistics of the features whose transform needs them.
 
     Raises:
         SpecError: spec and encoding disagree, a vocabulary or statistic is missing, or a table has fewer rows than
@@ -91,15 +97,16 @@ class FeatureEncoder(tf.Module):
         self.encoding = encoding
         self.columns = raw_columns(encoding, {f.name: f.table for f in spec.sparse}, spec.dense_names)
         # Read-only views and tuples: TensorFlow would wrap a dict or list and save it as a part of the model.
-        self.dense_stats = MappingProxyType(_stats_used(spec, dense_stats))
+        self.dense_stats = MappingProxyType(stats_used(spec, dense_stats))
         self._id_type = tf.as_dtype(spec.id_dtype)
         for feature in spec.sparse:
-            _refuse_unless_encodable(feature, encoding.features[feature.name].separator)
+            refuse_unless_encodable(feature, encoding.features[feature.name].separator)
         self._lookups = tuple(
-            TableLookup(encoding.tables[table.name], _vocabulary_of(table, encoding, vocabularies))
+            TableLookup(encoding.tables[table.name], vocabulary_of(table, encoding, vocabularies))
             for table in spec.tables
         )
         self._groups = self._grouped(spec.sparse)
+        self._has_unknown = any(coding.oov_row is None for coding in encoding.tables.values())
         # What encoding in bulk makes. A tf.function or a dict as an attribute would be exported with the model.
         self._bulk = Once()
 
@@ -126,9 +133,10 @@ class FeatureEncoder(tf.Module):
 
         Raises:
             DataError: a column is absent, or of another type or rank.
+            tf.errors.InvalidArgumentError: a table has no row for a value, and its coding no `oov_row`.
         """
         with tf.device(_DEVICE):
-            columns = {name: _row_vector(raw, name, spec.dtype) for name, spec in self.raw_signature().items()}
+            columns = {name: row_vector(raw, name, spec.dtype) for name, spec in self.raw_signature().items()}
             bags = {f.name: self._bags(f, columns[self._source(f)]) for f in self.spec.sparse}
             batch = tf.shape(next(iter(columns.values())))[1]
             dense, sparse = tf.zeros([batch, 0], tf.float32), tf.zeros([batch, 0], self._id_type)
@@ -138,9 +146,13 @@ class FeatureEncoder(tf.Module):
             if bags:
                 ids = self._ids(bags, self._groups)
                 sparse = tf.transpose(tf.concat([ids[name] for name in self.spec.sparse_names], axis=0))
+                if self._has_unknown:
+                    sparse = self._refusing_unknown(sparse)
             return {"dense": dense, "sparse": sparse}
 
-    def encode_frame(self, frame: pl.DataFrame, dropped: Counter[str] | None = None) -> dict[str, npt.NDArray[Any]]:
+    def encode_frame(
+        self, frame: pl.DataFrame, dropped: Counter[str] | None = None, file: int | None = None
+    ) -> dict[str, npt.NDArray[Any]]:
         """Encode the rows of a frame: the values of `encode`, many times faster on many rows.
 
         Distinct texts are found in Polars, and only those are keyed and looked up, by the functions of `encode`. Keys
@@ -150,12 +162,15 @@ class FeatureEncoder(tf.Module):
             frame: Number columns with null or NaN where missing, string columns with null or `""`; a column of
                 single hexadecimal values may also hold them as keys, UInt32 or UInt64, with `missing:<name>` beside it.
             dropped: Counts, by feature, the values beyond its hotness that were dropped; added to.
+            file: Number of the raw file that the rows are of, where a `log_file_minimum` feature shall be shifted by
+                the minimum of that file. `None` shifts as `encode` does.
 
         Returns:
             `dense` and `sparse` as `encode` returns them, as NumPy arrays.
 
         Raises:
-            DataError: a column is absent or of another type.
+            DataError: a column is absent or of another type, or a table has no row for a value, and its coding no
+                `oov_row`.
         """
         dense = np.empty((self.spec.n_dense, frame.height), np.float32)
         sparse = np.empty((self.spec.n_ids, frame.height), self._id_type.as_numpy_dtype)
@@ -163,13 +178,16 @@ class FeatureEncoder(tf.Module):
         others = tuple(f for f in self.spec.sparse if f not in keyed)
         with tf.device(_DEVICE):
             for row, number in enumerate(self.spec.dense):
-                transform = self._bulk(number, partial(BulkTransform, number, self.dense_stats))
+                own = file if number.transform == "log_file_minimum" else None
+                transform = self._bulk((number, own), partial(BulkTransform, number, self.dense_stats, own))
                 dense[row] = transform(number_column(frame, number.name))
             for feature in keyed:
                 lookup = self._bulk(feature.table, partial(self._bulk_lookup, feature.table))
                 sparse[self.spec.id_columns[feature.name][0]] = lookup(key_column(frame, self._source(feature)))
             if others:
                 self._encode_texts(frame, others, sparse, dropped)
+        if self._has_unknown:
+            refuse_unknown(self.spec, self.encoding, frame, sparse)
         return {"dense": transposed(dense), "sparse": transposed(sparse)}
 
     def _encode_texts(
@@ -207,13 +225,20 @@ class FeatureEncoder(tf.Module):
         save_parts(EncoderParts(self.spec, self.encoding, self.vocabularies, dict(self.dense_stats)), Path(directory))
 
     @classmethod
-    def load(cls, directory: Path | str) -> FeatureEncoder:
+    def load(cls, directory: Path | str, unseen: Unseen | None = None) -> FeatureEncoder:
         """Read what `save` wrote.
+
+        Args:
+            directory: Where `save` wrote.
+            unseen: What values without a row count as in tables whose coding has no `oov_row`, for serving:
+                `"missing"`, `"rare"`, or a row. `None` leaves them an error.
 
         Raises:
             DataError: a file is missing, damaged, or not the one that was saved with the others.
+            SpecError: `unseen` names no row of a table that needs one.
         """
-        return cls(*load_parts(Path(directory)))
+        parts = load_parts(Path(directory))
+        return cls(*(parts if unseen is None else parts.serving(unseen)))
 
     def _source(self, feature: SparseFeature) -> str:
         return self.encoding.features[feature.name].source
@@ -286,14 +311,22 @@ class FeatureEncoder(tf.Module):
     def _rows(self, group: _Group, keys: Keys, sizes: tf.Tensor, in_bulk: bool) -> tf.Tensor:
         """Return the table rows of keys `[1, values]`, `sizes` of them for each reader of the group."""
         sizes = tf.math.segment_sum(sizes, tf.constant(group.tables_of_readers))  # for each table
+        codings = [lookup.coding for lookup in group.lookups]
+        keys = _with_missing_keys(keys, [coding.missing_key for coding in codings], sizes)
         parts = tf.split(keys.keys, sizes, axis=1, num=len(group.lookups))
         found = [lookup(part, in_bulk) for lookup, part in zip(group.lookups, parts, strict=True)]
         rows = tf.concat([tf.cast(own_rows, self._id_type) for own_rows, _ in found], axis=1)
         known = tf.logical_and(keys.valid, tf.concat([own_known for _, own_known in found], axis=1))
-        codings = [lookup.coding for lookup in group.lookups]
-        oov = tf.repeat(tf.constant([c.oov_row for c in codings], self._id_type), sizes)
+        oov = tf.repeat(tf.constant([unknown_row(c) for c in codings], self._id_type), sizes)
         missing = tf.repeat(tf.constant([c.missing_row for c in codings], self._id_type), sizes)
         return tf.where(keys.missing, missing, tf.where(known, rows, oov))
+
+    def _refusing_unknown(self, sparse: tf.Tensor) -> tf.Tensor:
+        """Return ids `[B, n_ids]` if all values have a row; a graph stops otherwise."""
+        refused = [name for name, coding in self.encoding.tables.items() if coding.oov_row is None]
+        message = f"every value must have a row in tables without `oov_row`: {', '.join(refused)}."
+        with tf.control_dependencies([tf.debugging.assert_none_equal(sparse, tf.cast(UNKNOWN, sparse.dtype), message)]):
+            return tf.identity(sparse)
 
     def _distinct(self, frame: pl.DataFrame, source: str) -> _Distinct:
         if source in self.columns.numbers:
@@ -339,55 +372,23 @@ class _Distinct(NamedTuple):
     codes: npt.NDArray[np.int64]
 
 
+def _with_missing_keys(keys: Keys, missing_keys: list[int | None], sizes: tf.Tensor) -> Keys:
+    """Return keys `[1, values]`, `sizes` for each table, where missing values have the key that stands for them."""
+    if all(key is None for key in missing_keys):
+        return keys
+    stands_in = tf.repeat(tf.constant([key is not None for key in missing_keys]), sizes)
+    replaced = tf.logical_and(keys.missing, stands_in)
+    own = tf.repeat(tf.constant([key or 0 for key in missing_keys], tf.int64), sizes)
+    return Keys(
+        tf.where(replaced, own, keys.keys),
+        tf.logical_and(keys.missing, tf.logical_not(stands_in)),
+        tf.logical_or(keys.valid, replaced),
+    )
+
+
 def _padded(ids: tf.Tensor, bags: _Bags) -> tf.Tensor:
     """Return ids `[1, hotness * n]` as `[hotness, n]`, padded after the last value of each bag."""
     hotness = bags.parts.shape[0]
     # A bag of no values keeps its first id, which is that of a missing value.
     padding = tf.range(hotness, dtype=tf.int64)[:, tf.newaxis] >= tf.maximum(bags.length, 1)
     return tf.where(padding, tf.constant(PADDING, ids.dtype), tf.reshape(ids, [hotness, -1]))
-
-
-def _row_vector(raw: Mapping[str, tf.Tensor], name: str, dtype: tf.DType) -> tf.Tensor:
-    """Return a column as `[1, B]`."""
-    if name not in raw:
-        raise DataError(f"`raw` must have the column `{name}`.{did_you_mean(name, raw)}")
-    values = tf.convert_to_tensor(raw[name])
-    if values.dtype != dtype:
-        raise DataError(f"column `{name}` must be {dtype.name}. Received: {values.dtype.name}.")
-    if values.shape.rank not in (1, 2) or values.shape[1:] not in ([], [1]):
-        raise DataError(f"column `{name}` must have the shape [B] or [B, 1]. Received: {values.shape}.")
-    return tf.reshape(values, [1, -1])
-
-
-def _refuse_unless_encodable(feature: SparseFeature, separator: str | None) -> None:
-    if feature.hotness > 1 and separator is None:
-        raise SpecError(
-            f"`hotness` of feature `{feature.name}` must be 1 where its coding has no `separator`. "
-            f"Received: {feature.hotness}."
-        )
-    if feature.weighted:
-        raise SpecError(f"`weighted` of feature `{feature.name}` must be false: raw rows carry no weights of ids.")
-
-
-def _stats_used(spec: FeatureSpec, stats: Mapping[str, DenseStats]) -> dict[str, DenseStats]:
-    used = [f.name for f in spec.dense if f.transform == "standardize"]
-    absent = sorted(set(used) - set(stats))
-    if absent:
-        raise SpecError(f"`dense_stats` must hold every `standardize` feature. Received none for {absent}.")
-    return {name: stats[name] for name in used}
-
-
-def _vocabulary_of(table: TableConfig, encoding: Encoding, vocabularies: Mapping[str, Vocabulary]) -> Vocabulary:
-    coding = encoding.tables[table.name]
-    if coding.kind == "hash":
-        vocabulary = Vocabulary.empty(coding)
-    elif table.name in vocabularies:
-        vocabulary = vocabularies[table.name]
-    else:
-        raise SpecError(f"`vocabularies` must hold table `{table.name}`. Received: {sorted(vocabularies)}.")
-    if table.vocabulary_size < max(vocabulary.rows, table_rows(coding, 0)):
-        raise SpecError(
-            f"`vocabulary_size` of table `{table.name}` must be at least the {vocabulary.rows} rows of its vocabulary. "
-            f"Received: {table.vocabulary_size}."
-        )
-    return vocabulary

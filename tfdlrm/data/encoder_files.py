@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
 from pydantic import ValidationError
 
 from tfdlrm.data.files import sha256_of, write_atomic
 from tfdlrm.data.transforms import DenseStats
 from tfdlrm.data.vocabulary import Vocabulary
-from tfdlrm.spec.coding import Encoding
+from tfdlrm.spec.coding import Encoding, TableCoding, Unseen
 from tfdlrm.spec.errors import DataError, SpecError, explain
 from tfdlrm.spec.features import FeatureSpec, Frozen
 
@@ -24,6 +25,27 @@ class EncoderParts(NamedTuple):
     encoding: Encoding
     vocabularies: dict[str, Vocabulary]
     dense_stats: dict[str, DenseStats]
+
+    def serving(self, unseen: Unseen) -> EncoderParts:
+        """Return the same where values without a row count as `unseen` says, in tables that have no `oov_row`.
+
+        Raises:
+            SpecError: `unseen` names no row of such a table.
+        """
+        tables = {}
+        for table in self.spec.tables:
+            coding = self.encoding.tables[table.name]
+            try:
+                coding = coding.serving(unseen, _row_of_missing(coding, self.vocabularies[table.name]))
+            except SpecError as error:
+                raise SpecError(f"table `{table.name}`: {error}") from None
+            if coding.oov_row is not None and coding.oov_row >= table.vocabulary_size:
+                raise SpecError(
+                    f"table `{table.name}`: `unseen` must be below its rows, {table.vocabulary_size}. "
+                    f"Received: {unseen}."
+                )
+            tables[table.name] = coding
+        return self._replace(encoding=self.encoding.model_copy(update={"tables": tables}))
 
 
 class _VocabularyFile(Frozen):
@@ -91,6 +113,18 @@ def load_parts(directory: Path) -> EncoderParts:
         raise DataError(f"{path}: {error}") from None
     vocabularies = {entry.table: _load_vocabulary(directory, entry) for entry in content.vocabularies}
     return EncoderParts(content.spec, content.encoding, vocabularies, content.dense_stats)
+
+
+def _row_of_missing(coding: TableCoding, vocabulary: Vocabulary) -> int | None:
+    """Return the row of the key that stands for missing values, `None` where there is none."""
+    if coding.missing_key is None:
+        return None
+    key = coding.missing_key % (coding.modulus or 2**63)
+    if coding.kind == "modulo":
+        return coding.first_id + key % (coding.buckets or 1)
+    place = int(np.searchsorted(vocabulary.keys, key))
+    found = place < len(vocabulary.keys) and int(vocabulary.keys[place]) == key
+    return int(vocabulary.ids[place]) if found else None
 
 
 def _load_vocabulary(directory: Path, entry: _VocabularyFile) -> Vocabulary:

@@ -14,8 +14,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tfdlrm.data.columns import KeyColumn
 from tfdlrm.data.transforms import without_denormals
-from tfdlrm.spec.coding import ValueKind
+from tfdlrm.spec.coding import TableCoding, ValueKind
 
 _MAX_HEX_DIGITS = 16
 _FLAG = 0x80  # the top bit of a byte, which no ASCII character has
@@ -60,6 +61,32 @@ def keys_in_bulk(kind: ValueKind, values: tf.Tensor) -> Keys:
     In a graph, the thirty steps of `hex_keys` share two or three buffers instead of filling one each.
     """
     return _compiled(kind)(values)
+
+
+def shared_keys(column: KeyColumn, coding: TableCoding) -> KeyColumn:
+    """Return a column's keys as its table counts and looks them up: missing ones as `missing_key`, all by `modulus`.
+
+    `modulo_keys` and the encoder's graph do the same to tensors.
+
+    Args:
+        column: Keys as they were read.
+        coding: The table's coding rules.
+    """
+    keys, missing = column
+    if coding.missing_key is not None:
+        if missing.any():
+            wide = keys.dtype if coding.missing_key <= np.iinfo(keys.dtype).max else np.uint64
+            keys = keys.astype(wide)  # a copy
+            keys[missing] = coding.missing_key
+        missing = np.zeros_like(missing)
+    if coding.modulus is not None and coding.modulus <= np.iinfo(keys.dtype).max:
+        keys = keys % keys.dtype.type(coding.modulus)
+    return KeyColumn(keys, missing)
+
+
+def modulo_keys(keys: tf.Tensor, modulus: int) -> tf.Tensor:
+    """Return int64 keys, which stand for unsigned 64-bit numbers, modulo a number below 2^63. Any shape."""
+    return tf.bitcast(tf.math.floormod(tf.bitcast(keys, tf.uint64), _uint64(modulus)), tf.int64)
 
 
 def hex_keys(values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

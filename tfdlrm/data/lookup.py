@@ -11,16 +11,29 @@ import tensorflow as tf
 from tfdlrm.data.columns import KeyColumn
 from tfdlrm.data.key_counts import count_keys
 from tfdlrm.data.key_index import KeyIndex
-from tfdlrm.data.keys import hash_rows
+from tfdlrm.data.keys import hash_rows, modulo_keys, shared_keys
 from tfdlrm.data.vocabulary import Vocabulary
 from tfdlrm.spec.coding import TableCoding
 
 _LAST_KEY = np.iinfo(np.int64).max
+UNKNOWN = -2
+"""Stands for the row of a value that a table has none for, where the coding has no `oov_row`."""
 _LARGE = 1 << 15  # entries whose keys fill a quarter of a megabyte, more than a first-level cache holds
 
 
+def unknown_row(coding: TableCoding) -> int:
+    """Return the row of a value that the table has none for, `UNKNOWN` where the coding has no such row."""
+    return UNKNOWN if coding.oov_row is None else coding.oov_row
+
+
+def bucket_rows(coding: TableCoding, keys: tf.Tensor) -> tf.Tensor:
+    """Return the buckets of int64 keys, from 0: int64 of any shape. The coding must have buckets."""
+    buckets = coding.buckets or 1
+    return modulo_keys(keys, buckets) if coding.kind == "modulo" else hash_rows(keys, buckets)
+
+
 class TableLookup(tf.Module):
-    """The rows of one table's keys, by binary search in sorted keys, or by hash.
+    """The rows of one table's keys, by binary search in sorted keys, by hash, or by the keys themselves.
 
     Args:
         coding: The table's coding rules.
@@ -34,7 +47,7 @@ class TableLookup(tf.Module):
         # One entry more, at the largest possible key, so that every search ends at an entry. Its row is that of
         # unknown values, which is right for the one key it matches.
         keys = np.append(vocabulary.keys, _LAST_KEY)
-        ids = np.append(vocabulary.ids, np.array(coding.oov_row, vocabulary.ids.dtype))
+        ids = np.append(vocabulary.ids, np.array(unknown_row(coding), vocabulary.ids.dtype))
         self._place_type = tf.int64 if len(keys) >= 2**31 else tf.int32
         # Integers would be placed on a GPU, but keys come from strings, and those live on the CPU.
         with tf.device("/CPU:0"):
@@ -47,7 +60,7 @@ class TableLookup(tf.Module):
         return Vocabulary(self._keys.numpy()[:-1], self._ids.numpy()[:-1], self._table_rows)
 
     def __call__(self, keys: tf.Tensor, in_bulk: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
-        """Look keys up.
+        """Look keys up; the coding's `modulus` is applied, its `missing_key` must have been.
 
         Args:
             keys: int64 `[1, n]`.
@@ -57,8 +70,10 @@ class TableLookup(tf.Module):
         Returns:
             int32 or int64 rows `[1, n]`, and whether the table has a row for the key: where not, the row means nothing.
         """
+        if self.coding.modulus is not None:
+            keys = modulo_keys(keys, self.coding.modulus)
         if self.coding.buckets is not None:
-            rows = self.coding.first_id + hash_rows(keys, self.coding.buckets)
+            rows = self.coding.first_id + bucket_rows(self.coding, keys)
             return tf.cast(rows, self._ids.dtype), tf.ones_like(keys, tf.bool)
         if not in_bulk or self._keys.shape[0] < _LARGE:
             return self._search(keys)
@@ -79,7 +94,7 @@ class TableLookup(tf.Module):
 class BulkLookup:
     """The rows that a `TableLookup` gives the keys of a table, several times faster for tens of thousands of them.
 
-    Hashed tables hash each distinct key once, by the function of the graph.
+    Tables without a vocabulary give each distinct key its bucket once, by the function of the graph.
 
     Args:
         coding: The table's coding rules.
@@ -89,20 +104,21 @@ class BulkLookup:
     def __init__(self, coding: TableCoding, vocabulary: Vocabulary) -> None:
         self._coding = coding
         self._dtype = vocabulary.ids.dtype
-        self._index = None if coding.kind == "hash" else KeyIndex(vocabulary.keys, vocabulary.ids)
+        self._index = KeyIndex(vocabulary.keys, vocabulary.ids) if coding.kind == "vocabulary" else None
 
     def __call__(self, column: KeyColumn) -> npt.NDArray[Any]:
         """Look keys up.
 
         Returns:
-            int32 or int64 `[rows]`: `missing_row` where missing, `oov_row` where the table has no row for a key.
+            int32 or int64 `[rows]`: `missing_row` where missing, `unknown_row` where the table has no row for a key.
         """
-        index = self._hashed(column.keys) if self._index is None else self._index
-        rows = index.rows_of(column.keys, self._coding.oov_row)
+        column = shared_keys(column, self._coding)
+        index = self._bucketed(column.keys) if self._index is None else self._index
+        rows = index.rows_of(column.keys, unknown_row(self._coding))
         np.putmask(rows, column.missing, self._coding.missing_row)
         return rows
 
-    def _hashed(self, keys: npt.NDArray[Any]) -> KeyIndex:
+    def _bucketed(self, keys: npt.NDArray[Any]) -> KeyIndex:
         distinct = count_keys(keys).keys.astype(np.uint64).view(np.int64)
-        rows = self._coding.first_id + hash_rows(tf.constant(distinct), self._coding.buckets or 1).numpy()
+        rows = self._coding.first_id + bucket_rows(self._coding, tf.constant(distinct)).numpy()
         return KeyIndex(distinct, rows.astype(self._dtype))

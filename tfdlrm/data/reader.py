@@ -51,18 +51,21 @@ class RawChunk:
         rows: int64 `[frame.height]`, number of each row over all files from 0; headers are not counted, bad rows are.
         read: Rows read for this chunk, the bad ones included.
         index: Number of the chunk, from 0 over all files.
+        file: Number of the file it is of, from 0.
     """
 
     frame: pl.DataFrame
     rows: npt.NDArray[np.int64]
     read: int
     index: int = 0
+    file: int = 0
 
 
 class _Block(NamedTuple):
-    """Lines of one file that are parsed together: number of the block, of its first line and of its first row."""
+    """Lines of one file that are parsed together: number of the block, of its file, first line and first row."""
 
     number: int
+    file: int
     path: Path
     lines: Lines
     line: int
@@ -206,12 +209,12 @@ class RawReader:
 
     def _blocks(self, done: Sequence[int]) -> Iterator[_Block]:
         index = first_row = 0
-        for path in self.paths:
+        for file, path in enumerate(self.paths):
             line = first_line = 1 + int(self._format.header)
             for lines in self._body(path):
                 rows = done[index] if index < len(done) else len(lines)
                 if index >= len(done):
-                    yield _Block(index, path, lines, line, first_row)
+                    yield _Block(index, file, path, lines, line, first_row)
                 index += 1
                 line += rows
                 first_row += rows
@@ -224,7 +227,8 @@ class RawReader:
         for side in self._sides:
             frame = side.join(frame)
         rows = block.first_row + np.flatnonzero(parsed.good)
-        return parsed.problems, RawChunk(frame.select(self._output), rows, len(block.lines), block.number)
+        chunk = RawChunk(frame.select(self._output), rows, len(block.lines), block.number, block.file)
+        return parsed.problems, chunk
 
     def _bad_limit(self) -> int:
         return math.floor(self._max_bad_share * sum(self.count())) if self._max_bad_share else 0

@@ -12,8 +12,8 @@ from tfdlrm.spec.config import DataConfig
 from tfdlrm.spec.errors import DataError
 
 _SETTINGS = {
-    *("format", "dense", "sparse", "coding", "vocabulary_rows", "split", "max_bad_share", "rows_per_block"),
-    "rows_per_shard",
+    *("format", "dense", "sparse", "coding", "vocabulary_rows", "split", "drop_negatives", "drop_seed"),
+    *("max_bad_share", "rows_per_block", "rows_per_shard"),
 }
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tfdlrm.data.columns import number_column, transposed
+from tfdlrm.data.columns import is_keyed, key_column, number_column, string_column, transposed
 from tfdlrm.data.encoder import PADDING
 from tfdlrm.data.splits import SPLIT_NAMES
-from tfdlrm.spec.coding import Encoding
+from tfdlrm.spec.coding import Encoding, TableCoding
 from tfdlrm.spec.features import FeatureSpec
 
 
@@ -32,14 +32,16 @@ class RowStatistics:
         self.clicks = 0.0
         self._spec = spec
         self._codings = {f.name: encoding.tables[f.table] for f in spec.sparse}
+        self._raw = encoding.features
         self._missing = dict.fromkeys(spec.dense_names, 0)
-        self._ids = {name: {"all": 0, "missing": 0, "rare": 0, "unseen": 0} for name in spec.sparse_names}
+        kinds = ("all", "missing", "rare", "rare_values", "unseen")
+        self._ids = {name: dict.fromkeys(kinds, 0) for name in spec.sparse_names}
 
     def add(self, frame: pl.DataFrame, sparse: npt.NDArray[Any]) -> None:
         """Count rows.
 
         Args:
-            frame: Raw rows: `label` and the dense columns.
+            frame: Raw rows: `label`, the dense columns, and those of features whose missing values share a row.
             sparse: Their ids, `[rows, n_ids]`.
         """
         self.rows += frame.height
@@ -50,12 +52,27 @@ class RowStatistics:
         for name, counts in self._ids.items():
             start, stop = self._spec.id_columns[name]
             ids, coding = columns[start:stop], self._codings[name]
-            reserved = {coding.missing_row, coding.rare_row, coding.oov_row}
-            of = {row: int(np.count_nonzero(ids == row)) for row in reserved}
+            of = {row: int(np.count_nonzero(ids == row)) for row in coding.reserved_rows | {coding.rare_row}}
+            missing = self._missing_values(frame, name) if _shares_missing(coding) else of[coding.missing_row]
             counts["all"] += ids.size if stop == start + 1 else int(np.count_nonzero(ids != PADDING))
-            counts["missing"] += of[coding.missing_row]
+            counts["missing"] += missing
             counts["rare"] += of[coding.rare_row]
-            counts["unseen"] += of[coding.oov_row]
+            for kind, row in (("rare_values", coding.rare_row), ("unseen", coding.oov_row)):
+                if row is not None and row in coding.reserved_rows:
+                    here = coding.missing_key is None and row == coding.missing_row
+                    counts[kind] += of[row] - missing if here else of[row]
+
+    def _missing_values(self, frame: pl.DataFrame, feature: str) -> int:
+        """Return in how many raw rows a feature has no value."""
+        raw, coding = self._raw[feature], self._codings[feature]
+        if coding.value == "number":
+            return int(np.count_nonzero(~np.isfinite(number_column(frame, raw.source))))
+        if is_keyed(frame, raw.source):
+            return int(np.count_nonzero(key_column(frame, raw.source).missing))
+        values = string_column(frame, raw.source)
+        if raw.separator is not None:
+            values = values.str.replace_all(raw.separator, "", literal=True)
+        return int((values == "").sum())
 
     def merge(self, other: RowStatistics) -> None:
         """Add what another one, of the same features, counted."""
@@ -96,10 +113,16 @@ class RowStatistics:
             coding, total = self._codings[name], max(counts["all"], 1)
             shares[name] = {"missing": counts["missing"] / total}
             if coding.kind == "vocabulary" and coding.rare_row == coding.oov_row:
-                shares[name]["rare_or_unseen"] = counts["rare"] / total
+                shares[name]["rare_or_unseen"] = counts["unseen"] / total
             elif coding.kind == "vocabulary":
-                shares[name] |= {"rare": counts["rare"] / total, "unseen": counts["unseen"] / total}
+                shares[name] |= {"rare": counts["rare_values"] / total, "unseen": counts["unseen"] / total}
         return shares
+
+
+def _shares_missing(coding: TableCoding) -> bool:
+    """Tell whether the row of missing values is that of others too, so that ids do not tell what was missing."""
+    is_value = coding.missing_key is not None or coding.missing_row >= coding.first_id
+    return is_value or coding.missing_row in (coding.oov_row, coding.rare_row if coding.has_rare else None)
 
 
 def summarize(splits: dict[str, RowStatistics]) -> dict[str, Any]:

@@ -74,10 +74,11 @@ class SplitPlan:
             codes_of_folds = [TEST if part == split.fold else TRAIN for part in range(split.folds)]
             return _PartsPlan(split, _equal_parts(rows, split.folds), codes_of_folds)
         if split.by == "whole_and_half":
-            return _PartsPlan(split, [rows // 2, rows - rows // 2], [TRAIN, EVERYWHERE])
+            return _PartsPlan(split, [rows - rows // 2, rows // 2], [TRAIN, EVERYWHERE])
         *train, last = _equal_parts(rows, split.days) if split.days else rows_per_file
-        halves = [TEST, VALIDATION] if split.last_day == "test_first" else [VALIDATION, TEST]
-        return _PartsPlan(split, [*train, last - last // 2, last // 2], [*(TRAIN for _ in train), *halves])
+        uses = {"test_first": [TEST, VALIDATION], "validation_first": [VALIDATION, TEST], "test": [TEST, TEST]}
+        first = last - last // 2 if split.odd_row == "first" else last // 2
+        return _PartsPlan(split, [*train, first, last - first], [*(TRAIN for _ in train), *uses[split.last_day]])
 
     def codes(self, chunk: RawChunk) -> Codes:
         """Return the split of each row of a chunk, 0 train, 1 validation, 2 test, 3 all of them: int8 `[rows]`."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import tensorflow as tf
 from pydantic import Field
 
-from tfdlrm.spec.features import DenseFeature, Frozen
+from tfdlrm.data.columns import number_column
+from tfdlrm.spec.features import DenseFeature, DenseTransform, Frozen
 
 _SMALLEST_NORMAL = np.finfo(np.float32).tiny
 
@@ -32,10 +34,22 @@ _FIRST_WHOLE, _WHOLE_NUMBERS = -16, 1 << 16
 
 
 class DenseStats(Frozen):
-    """Mean and standard deviation (of the population) of one dense feature over training rows."""
+    """What a transform must know of a dense feature beside the number itself.
+
+    Attributes:
+        mean, std: Over training rows, `std` of the population. For `standardize`.
+        file_minimums: Smallest number of each raw file over all `log_file_minimum` columns. For those.
+        minimum: The smallest of them among files with training rows, which serving uses.
+    """
 
     mean: float = 0.0
     std: float = Field(default=1.0, gt=0)
+    file_minimums: tuple[float, ...] = ()
+    minimum: float = 0.0
+
+    def minimum_of(self, file: int | None) -> float:
+        """Return the smallest number of a raw file, or of the files with training rows where none is named."""
+        return self.minimum if file is None else self.file_minimums[file]
 
 
 class StatsCounter:
@@ -82,29 +96,125 @@ class StatsCounter:
         return DenseStats(mean=self._mean, std=float(np.sqrt(self._squares / self._count)) if varies else 1.0)
 
 
-def transform_dense(features: Sequence[DenseFeature], stats: Mapping[str, DenseStats], values: tf.Tensor) -> tf.Tensor:
+class FileMinimums:
+    """The smallest number of each raw file over several columns, where a missing number counts as 0.
+
+    Args:
+        columns: The `log_file_minimum` features.
+
+    Attributes:
+        columns: The same.
+
+    Example:
+        >>> minimums = FileMinimums(["a", "b"])
+        >>> minimums.add(0, pl.DataFrame({"a": [3.0, None], "b": [5.0, 7.0]}), trains=True)
+        >>> minimums.add(1, pl.DataFrame({"a": [3.0], "b": [-2.0]}), trains=False)
+        >>> minimums.build()["a"].file_minimums, minimums.build()["a"].minimum
+        ((0.0, -2.0), 0.0)
+    """
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self.columns = tuple(columns)
+        self._smallest: dict[int, float] = {}
+        self._training: set[int] = set()
+
+    def add(self, file: int, frame: pl.DataFrame, trains: bool) -> None:
+        """Count rows of a raw file, whatever split they are in.
+
+        Args:
+            file: Number of the file, from 0.
+            frame: The columns, with null or NaN where missing.
+            trains: Whether any of the rows trains.
+
+        Raises:
+            DataError: a column is absent or does not hold numbers.
+        """
+        if not frame.height or not self.columns:
+            return
+        columns = [number_column(frame, name) for name in self.columns]
+        smallest = min(float(np.where(np.isfinite(values), values, 0.0).min()) for values in columns)
+        self._smallest[file] = min(smallest, self._smallest.get(file, np.inf))
+        if trains:
+            self._training.add(file)
+
+    def build(self) -> dict[str, DenseStats]:
+        """Return what `transform_dense` needs, by column; a file without rows has the minimum 0."""
+        files = range(max(self._smallest, default=-1) + 1)
+        minimums = tuple(self._smallest.get(file, 0.0) for file in files)
+        overall = min((minimums[file] for file in self._training), default=0.0)
+        stats = DenseStats(file_minimums=minimums, minimum=overall)
+        return dict.fromkeys(self.columns, stats)
+
+
+def transform_dense(
+    features: Sequence[DenseFeature], stats: Mapping[str, DenseStats], values: tf.Tensor, file: int | None = None
+) -> tf.Tensor:
     """Return the model input of raw numbers.
 
     Args:
         features: The dense features, in column order.
-        stats: Statistics of the `standardize` features, by name.
+        stats: Statistics of the features in `needs_stats`, by name.
         values: float32 `[B, n_dense]`; what is not finite is missing, what is below the smallest normal float32 is 0.
+        file: Number of the raw file that the values are of, `None` when serving. For `log_file_minimum`.
 
     Returns:
-        float32 `[B, n_dense]`, 0 where missing; never below the smallest normal float32 but 0.
+        float32 `[B, n_dense]`; never below the smallest normal float32 but 0.
     """
-    is_log = [f.transform == "log1p" for f in features]
+    used = [stats[f.name] if f.name in stats else DenseStats() for f in features]
+    finite = tf.math.is_finite(values)
     # In float64: float32 log1p differs in its last bit between the vectorized body of a loop and its remainder, so a
     # row's value would depend on its place in the batch. Rounded back to float32, the difference is gone.
-    shaped = wide = tf.cast(without_denormals(values), tf.float64)
-    if not all(is_log):
-        used = [stats[f.name] if f.transform == "standardize" else DenseStats() for f in features]
-        # A reciprocal, as graph optimization would turn a division by a constant into one and round differently.
-        scale = tf.constant([1.0 / s.std for s in used], tf.float64)
-        shaped = (wide - tf.constant([s.mean for s in used], tf.float64)) * scale
-    if any(is_log):
-        shaped = tf.where(tf.constant(is_log), tf.math.log1p(tf.maximum(wide, 0.0)), shaped)
-    return tf.where(tf.math.is_finite(values), tf.cast(without_denormals(shaped), tf.float32), 0.0)
+    wide = tf.cast(tf.where(finite, without_denormals(values), 0.0), tf.float64)
+    transforms = [f.transform for f in features]
+    shaped = wide
+    for transform in dict.fromkeys(transforms):
+        own = _TRANSFORMS[transform](wide, used, file)
+        if transform not in _MISSING_IS_A_NUMBER:
+            own = tf.where(finite, own, tf.zeros_like(own))
+        here = [t == transform for t in transforms]
+        shaped = own if all(here) else tf.where(tf.constant(here), own, shaped)
+    return tf.cast(without_denormals(shaped), tf.float32)
+
+
+def needs_stats(feature: DenseFeature) -> bool:
+    """Tell whether a feature's transform takes statistics."""
+    return feature.transform in ("standardize", "log_file_minimum")
+
+
+def _standardize(wide: tf.Tensor, stats: Sequence[DenseStats], file: int | None) -> tf.Tensor:
+    # A reciprocal, as graph optimization would turn a division by a constant into one and round differently.
+    scale = tf.constant([1.0 / s.std for s in stats], tf.float64)
+    return (wide - tf.constant([s.mean for s in stats], tf.float64)) * scale
+
+
+def _log3(wide: tf.Tensor) -> tf.Tensor:
+    above = wide > -3.0
+    return tf.math.log(tf.where(above, wide + 3.0, tf.ones_like(wide)))
+
+
+def _log3_half(wide: tf.Tensor) -> tf.Tensor:
+    half = tf.cast(tf.cast(_log3(wide), tf.float32), tf.float16)  # by way of float32, as the published files were
+    return tf.cast(half, tf.float64)
+
+
+def _log_file_minimum(wide: tf.Tensor, stats: Sequence[DenseStats], file: int | None) -> tf.Tensor:
+    has_files = [s.file_minimums for s in stats]
+    minimums = [s.minimum_of(file) if files else 0.0 for s, files in zip(stats, has_files, strict=True)]
+    return tf.math.log(tf.maximum(wide - tf.constant(minimums, tf.float64), 0.0) + 2.0)
+
+
+_Transform = Callable[[tf.Tensor, Sequence[DenseStats], int | None], tf.Tensor]
+# See `tfdlrm.spec.features.DenseFeature`; a missing number comes as 0.
+_TRANSFORMS: dict[DenseTransform, _Transform] = {
+    "log1p": lambda wide, stats, file: tf.math.log1p(tf.maximum(wide, 0.0)),
+    "identity": lambda wide, stats, file: wide,
+    "standardize": _standardize,
+    "log3": lambda wide, stats, file: _log3(wide),
+    "log3_half": lambda wide, stats, file: _log3_half(wide),
+    "log3_filled": lambda wide, stats, file: _log3(wide),
+    "log_file_minimum": _log_file_minimum,
+}
+_MISSING_IS_A_NUMBER: frozenset[DenseTransform] = frozenset({"log3_filled", "log_file_minimum"})
 
 
 class BulkTransform:
@@ -115,22 +225,25 @@ class BulkTransform:
     Args:
         feature: The feature.
         stats: As for `transform_dense`.
+        file: As for `transform_dense`.
     """
 
-    def __init__(self, feature: DenseFeature, stats: Mapping[str, DenseStats]) -> None:
+    def __init__(self, feature: DenseFeature, stats: Mapping[str, DenseStats], file: int | None = None) -> None:
         self._feature = feature
         self._stats = stats
+        self._file = file
         self._results = self._transform(np.arange(_FIRST_WHOLE, _FIRST_WHOLE + _WHOLE_NUMBERS, dtype=np.float32))
+        self._missing = self._transform(np.array([np.nan], np.float32))[0]
 
     def __call__(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return float32 `[rows]` of float32 `[rows]`, 0 where missing."""
+        """Return float32 `[rows]` of float32 `[rows]`, what is not finite being missing."""
         with np.errstate(invalid="ignore"):
             whole = values.astype(np.int32)  # anything, where a value is none
         places = (whole - np.int32(_FIRST_WHOLE)).view(np.uint32)  # far too large for what lies before the first
         known = (whole.astype(np.float32) == values) & (places < _WHOLE_NUMBERS)
         results = self._results.take(np.where(known, places, 0))
         others = np.flatnonzero(~known)
-        results[others] = 0.0
+        results[others] = self._missing
         others = others[np.isfinite(values[others])]
         if others.size:
             results[others] = self._transform(values[others])
@@ -138,6 +251,6 @@ class BulkTransform:
 
     def _transform(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         column: npt.NDArray[np.float32] = transform_dense(
-            [self._feature], self._stats, tf.constant(values[:, np.newaxis])
+            [self._feature], self._stats, tf.constant(values[:, np.newaxis]), self._file
         ).numpy()
         return column[:, 0]

@@ -19,7 +19,7 @@ from tfdlrm.export.input_names import input_names, rename_inputs
 from tfdlrm.export.serving_rows import UntouchedRows, checked_rows, serving_rows
 from tfdlrm.export.signatures import RAW, out_of_vocabulary_rows, signatures
 from tfdlrm.export.versions import publish_version
-from tfdlrm.spec.coding import Encoding
+from tfdlrm.spec.coding import Encoding, TableCoding
 from tfdlrm.spec.config import RunConfig
 from tfdlrm.spec.errors import ConfigError, DataError
 from tfdlrm.spec.features import FeatureSpec, Frozen
@@ -88,7 +88,8 @@ def export_model(
 
     Raises:
         SpecError: model and encoder disagree, a row is outside its table, or a raw column can be no input.
-        ConfigError: the version is taken, or the name of an asset is no relative path of its own.
+        ConfigError: the version is taken, the name of an asset is no relative path of its own, or a table's coding has
+            no row for values it has not seen.
         DataError: an asset is no file.
     """
     assets = _checked_assets(extra_assets or {})
@@ -126,7 +127,7 @@ def _record(
         # Encoded rows do not depend on how wide their tables are.
         coded, modelled = (spec.with_embedding_dim(1) for spec in (encoder.spec, model.spec))
         coded.refuse_unless_equal(modelled, "the encoder", "the model")
-        oov_rows = {name: coding.oov_row for name, coding in encoder.encoding.tables.items()}
+        oov_rows = {name: _oov_row(name, coding) for name, coding in encoder.encoding.tables.items()}
     return ExportRecord(
         spec=model.spec,
         encoding=None if encoder is None else encoder.encoding,
@@ -135,6 +136,15 @@ def _record(
         untouched_rows={name: tuple(rows.tolist()) for name, rows in checked_rows(model.spec, untouched_rows).items()},
         config=config,
     )
+
+
+def _oov_row(table: str, coding: TableCoding) -> int:
+    if coding.oov_row is None:
+        raise ConfigError(
+            f"`encoder` must say what a value without a row counts as in table `{table}`, whose coding has no "
+            "`oov_row`: load it with `unseen`."
+        )
+    return coding.oov_row
 
 
 def _saved_objects(encoder: FeatureEncoder | None, functions: Iterable[Any]) -> tf.Module:

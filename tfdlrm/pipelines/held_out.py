@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from tfdlrm.data.dropped_rows import kept_rows
 from tfdlrm.data.reader import RawReader
 from tfdlrm.data.splits import SplitPlan, in_split, read_times
 from tfdlrm.pipelines.stages.context import Run
@@ -50,7 +51,8 @@ def held_out_rows(run: Run, split: str, limit: int) -> pl.DataFrame:
     parts: list[pl.DataFrame] = []
     found = 0
     for chunk in reader:
-        chosen = chunk.frame.filter(pl.Series(in_split(plan.codes(chunk), split))).head(limit - found)
+        kept = kept_rows(chunk.rows, chunk.frame["label"].to_numpy(), data.drop_negatives, data.drop_seed)
+        chosen = chunk.frame.filter(pl.Series(in_split(plan.codes(chunk), split) & kept)).head(limit - found)
         parts.append(chosen.select("label", *columns.numbers, *columns.strings))
         found += chosen.height
         if found == limit:

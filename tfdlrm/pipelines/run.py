@@ -23,7 +23,7 @@ from tfdlrm.pipelines.stages.context import Run
 from tfdlrm.pipelines.table import print_tables, result_table, stage_table
 from tfdlrm.pipelines.work_dir import WorkDir
 from tfdlrm.spec.config import RunConfig
-from tfdlrm.spec.derive import encoding_of, spec_of
+from tfdlrm.spec.derive import encoding_of, refuse_unstated_rows, spec_of
 from tfdlrm.spec.errors import ConfigError, DataError, UserError
 from tfdlrm.training.trainer import compile_model
 
@@ -78,6 +78,8 @@ def run_pipeline(
     run = Run(config, work_dir, Console(work_dir.logs / "pipeline.log"), overwrite)
     run.console.say(f"{config.name}: {', '.join(stages)} in {work_dir.path} (TensorFlow {tf.__version__})")
     refuse_misfit(config)
+    if "export" in stages:
+        refuse_unstated_rows(config)
     for name in ["generate", *stages] if run.planted and "prepare" in stages else stages:
         watch = Stopwatch()
         results = _do(STAGES[name], run)

@@ -132,7 +132,7 @@ class WorkDir:
 
 def config_toml(config: RunConfig) -> str:
     """Return a configuration with every default as TOML that `load_config` reads back."""
-    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+    return tomli_w.dumps(_stated(config.model_dump(mode="json")))
 
 
 def first_difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any] | None:
@@ -152,6 +152,13 @@ def first_difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any] 
         pairs = enumerate(zip(old, new, strict=True))
         return next((d for i, (a, b) in pairs if (d := first_difference(a, b, f"{key}[{i}]"))), None)
     return None if old == new else (key, old, new)
+
+
+def _stated(value: Any) -> Any:
+    """Return JSON values without nulls, which TOML has not; they stand for defaults."""
+    if isinstance(value, dict):
+        return {key: _stated(v) for key, v in value.items() if v is not None}
+    return [_stated(v) for v in value] if isinstance(value, list) else value
 
 
 def _plain(value: Any) -> Any:

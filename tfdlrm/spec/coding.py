@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_serializer, field_validator, model_validator
 
 from tfdlrm.spec.errors import SpecError
 from tfdlrm.spec.features import FeatureSpec, Frozen
 
 ValueKind = Literal["hex", "string", "number"]
-IdOrder = Literal["count", "first_seen", "key"]
+TableKind = Literal["vocabulary", "hash", "modulo"]
+IdOrder = Literal["count", "count_digits", "first_seen", "key"]
+Unseen = Literal["missing", "rare"] | Annotated[int, Field(ge=0)]
+"""What serving takes a value for that has no row: see `TableCoding.serving`."""
 
 
 class TableCoding(Frozen):
@@ -22,7 +25,8 @@ class TableCoding(Frozen):
 
     Attributes:
         kind: `"vocabulary"` gives each value seen in training rows at least `min_count` times a row of its own;
-            `"hash"` spreads values over `buckets` rows.
+            `"hash"` spreads values over `buckets` rows by a hash of their keys; `"modulo"` gives a key, as an unsigned
+            64-bit number, the row `first_id` + key mod `buckets`, hex only.
         value: `"hex"` reads up to 16 hexadecimal digits as one 64-bit key (case does not matter), `"string"` keys a
             value by its 64-bit fingerprint, `"number"` buckets a numeric column: floor(ln(x)^2) + 3 above 2,
             the value itself (floored) up to 2.
@@ -30,25 +34,29 @@ class TableCoding(Frozen):
         max_values: Most values that get a row of their own, the most frequent ones; the others share `rare_row`.
             `None` for no limit. Vocabulary only.
         id_order: Which value gets the first rows: `"count"` the most frequent (equally frequent ones by key),
-            `"first_seen"` the one that is first in the raw files, `"key"` the one with the smallest key, as an unsigned
-            number. Vocabulary only.
+            `"count_digits"` the most frequent (equally frequent ones by the text of their keys' decimal digits, the
+            last first: 9, 80, 8, 12), `"first_seen"` the one that is first in the raw files, `"key"` the one with the
+            smallest key, as an unsigned number. Vocabulary only.
         modulus: Keys, as unsigned 64-bit numbers, are taken modulo this before anything else; `None` leaves them. Hex
             only.
-        buckets: Rows for hashed values, reserved rows not included. Hash only.
+        id_modulus: Rows are taken modulo this once they are given, so that values share rows; `None` leaves them.
+            Vocabulary only.
+        buckets: Rows for hashed values, reserved rows not included. Hash and modulo only.
         missing_row: Row of a missing value. Not used where `missing_key` is given.
         missing_key: A missing value counts as this key; `None` gives it `missing_row`. Hex only.
-        oov_row: Row of a value never seen in training; `None` where a published coding has none, which serving must
-            then be told.
+        oov_row: Row of a value never seen in training; `None`, in files `"none"`, where a published coding has none:
+            such a value is then an error, and serving must be told what to do with it.
         rare_row: Row of a value seen fewer than `min_count` times.
         first_id: First row that belongs to a single value (or bucket).
     """
 
-    kind: Literal["vocabulary", "hash"] = "vocabulary"
+    kind: TableKind = "vocabulary"
     value: ValueKind = "hex"
     min_count: int = Field(default=1, ge=1)
     max_values: int | None = Field(default=None, ge=1)
     id_order: IdOrder = "count"
     modulus: int | None = Field(default=None, ge=1, lt=2**63)
+    id_modulus: int | None = Field(default=None, ge=1)
     buckets: int | None = Field(default=None, ge=1)
     missing_row: int = Field(default=0, ge=0)
     missing_key: int | None = Field(default=None, ge=0, lt=2**63)
@@ -58,10 +66,17 @@ class TableCoding(Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> TableCoding:
-        if (self.kind == "hash") != (self.buckets is not None):
+        if (self.kind == "vocabulary") != (self.buckets is None):
             raise SpecError(
-                '`buckets` must be given for kind "hash" and only there. '
+                '`buckets` must be given for kind "hash" or "modulo" and only there. '
                 f"Received: kind={self.kind!r}, buckets={self.buckets}."
+            )
+        if self.kind == "modulo" and self.value != "hex":
+            raise SpecError(f'`kind` must not be "modulo" where `value` is not "hex". Received: value={self.value!r}.')
+        if self.id_modulus is not None and any(row >= self.id_modulus for row in self.reserved_rows):
+            raise SpecError(
+                f"`id_modulus` must be above the reserved rows {sorted(self.reserved_rows)}. "
+                f"Received: {self.id_modulus}."
             )
         for name, only in (("modulus", "hex"), ("missing_key", "hex")):
             if getattr(self, name) is not None and self.value != only:
@@ -69,6 +84,57 @@ class TableCoding(Frozen):
         if self.id_order == "first_seen" and self.value == "string":
             raise SpecError('`id_order` must not be "first_seen" for value "string". Received: both.')
         return self
+
+    @field_validator("oov_row", mode="before")
+    @classmethod
+    def _none_in_words(cls, value: Any) -> Any:
+        return None if value == "none" else value
+
+    @field_serializer("oov_row", when_used="json")
+    def _in_words(self, value: int | None) -> int | str:
+        return "none" if value is None else value  # TOML has no null
+
+    @property
+    def has_rare(self) -> bool:
+        """Whether values that training rows had may be denied a row of their own."""
+        return self.kind == "vocabulary" and (self.min_count > 1 or self.max_values is not None)
+
+    @property
+    def reserved_rows(self) -> frozenset[int]:
+        """Rows that missing, rare and unseen values get; from `first_id` on a value may have the row too."""
+        rows = {self.missing_row} if self.missing_key is None else set()
+        rows |= {self.rare_row} if self.has_rare else set()
+        return frozenset(rows if self.oov_row is None else rows | {self.oov_row})
+
+    def serving(self, unseen: Unseen | None, missing_row: int | None = None) -> TableCoding:
+        """Return the coding with a row for values never seen.
+
+        Args:
+            unseen: What such a value counts as where the coding has no `oov_row`: `"missing"`, `"rare"`, or a row.
+            missing_row: Row of a missing value where `missing_key` stands for it; `None` where that key has none.
+
+        Raises:
+            SpecError: nothing says which row it is.
+        """
+        if self.oov_row is not None:
+            return self
+        if unseen is None:
+            raise SpecError(
+                "`unseen` must say what a value without a row counts as, since the coding has no `oov_row`: "
+                '"missing", "rare" or a row. Received: none.'
+            )
+        row: int | None = unseen if isinstance(unseen, int) else self.missing_row
+        if unseen == "rare":
+            if not self.has_rare:
+                raise SpecError('`unseen` must not be "rare" where no value is rare. Received: "rare".')
+            row = self.rare_row
+        elif unseen == "missing" and self.missing_key is not None:
+            if missing_row is None:
+                raise SpecError(
+                    f'`unseen` must be a row: nothing was missing, so "missing" has none. Received: {unseen!r}.'
+                )
+            row = missing_row
+        return self.model_copy(update={"oov_row": row})
 
 
 class FeatureCoding(Frozen):

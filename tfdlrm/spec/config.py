@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from tfdlrm.spec.coding import TableCoding, ValueKind
+from tfdlrm.spec.coding import TableCoding, TableKind, Unseen, ValueKind
 from tfdlrm.spec.errors import ConfigError, SpecError, explain, why_unreadable
 from tfdlrm.spec.features import Combiner, DenseTransform, Frozen
+from tfdlrm.spec.published import DATASETS, merged, published
 from tfdlrm.spec.raw import CRITEO_FORMAT, RawFormat, Split
 
 EmbeddingOptimizer = Literal["sgd", "rowwise_adagrad", "adagrad", "adam", "ftrl"]
@@ -28,7 +29,7 @@ class SparseColumn(Frozen):
         separator: Splits one raw string into a bag of ids.
         hotness: Bag length kept; further values of a longer bag are dropped and counted. Defaults to 1.
         combiner: `"sum"` or `"mean"`.
-        kind, value, min_count, buckets: As in `TableCoding`; default to the `[data.coding]` section.
+        kind, value, min_count, id_modulus, buckets: As in `TableCoding`; default to the `[data.coding]` section.
     """
 
     name: str
@@ -37,9 +38,10 @@ class SparseColumn(Frozen):
     separator: str | None = None
     hotness: int = Field(default=1, ge=1)
     combiner: Combiner = "sum"
-    kind: Literal["vocabulary", "hash"] | None = None
+    kind: TableKind | None = None
     value: ValueKind | None = None
     min_count: int | None = Field(default=None, ge=1)
+    id_modulus: int | None = Field(default=None, ge=1)
     buckets: int | None = Field(default=None, ge=1)
 
 
@@ -65,6 +67,9 @@ class PlantedData(Frozen):
 class DataConfig(Frozen):
     """`[data]`: where rows come from and how they are coded.
 
+    In a file, `recipe = "fb"` starts from a published recipe (`tfdlrm.spec.recipes`) for `dataset`, `"kaggle"` unless
+    it is said; the other keys change it.
+
     Attributes:
         raw: Raw files, in order; environment variables are expanded, `.gz` is read as gzip. Empty: planted rows.
         planted: What to generate where `raw` is empty.
@@ -75,6 +80,9 @@ class DataConfig(Frozen):
         vocabulary_rows: Rows that vocabularies are counted on: `"train"`, or `"all"` as several published results have
             it, test rows included.
         split: Which rows train, validate and test.
+        drop_negatives: Share of the rows with label 0 that is left out, of every split and before anything is counted.
+            Which ones depends on `drop_seed` and on a row's number alone.
+        drop_seed: Seed of that choice.
         max_bad_share: Largest share of bad rows that is set aside rather than refused. Defaults to 0.
         rows_per_block: Rows per packed record, the unit of random access.
         rows_per_shard: Rows per shard file.
@@ -89,6 +97,8 @@ class DataConfig(Frozen):
     coding: TableCoding = TableCoding()
     vocabulary_rows: Literal["train", "all"] = "train"
     split: Split = Split()
+    drop_negatives: float = Field(default=0.0, ge=0, lt=1)
+    drop_seed: int = Field(default=0, ge=0, lt=2**63)
     max_bad_share: float = Field(default=0.0, ge=0, le=1)
     rows_per_block: int = Field(default=16_384, ge=1)
     rows_per_shard: int = Field(default=1_048_576, ge=1)
@@ -252,10 +262,19 @@ class EvaluateConfig(Frozen):
 
 
 class ExportConfig(Frozen):
-    """`[export]`: where the SavedModel goes (`directory/model_name/version`), and how it is verified."""
+    """`[export]`: where the SavedModel goes (`directory/model_name/version`), and how it is verified.
+
+    Attributes:
+        directory, model_name: Parts of the path; the name defaults to that of the run.
+        unseen: What the served model takes a value for that it has no row for, in tables whose coding has no `oov_row`:
+            `"missing"`, `"rare"`, or the number of a row. `None` where every table has one.
+        verify_rows: Rows that the served model is asked about.
+        tolerance: Largest difference allowed from the trained model's probability.
+    """
 
     directory: str = "saved_models"
     model_name: str | None = None
+    unseen: Unseen | None = None
     verify_rows: int = Field(default=2048, ge=1)
     tolerance: float = Field(default=1e-5, gt=0)
 
@@ -296,11 +315,24 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
     for override in overrides:
         _apply(values, override)
     try:
+        _resolve_recipe(values)
         return RunConfig.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"{where}: {_explain_at(error)}") from None
     except SpecError as error:
         raise ConfigError(f"{where}: {error}") from None
+
+
+def _resolve_recipe(values: dict[str, Any]) -> None:
+    """Put the settings of the recipe that `[data]` names under those it states."""
+    data = values.get("data")
+    if not isinstance(data, dict) or not {"recipe", "dataset"} & data.keys():
+        return
+    name, dataset = data.get("recipe"), data.get("dataset", DATASETS[0])
+    if name is None:
+        raise ConfigError("`data.dataset` must go with `data.recipe`. Received: no recipe.")
+    stated = {key: value for key, value in data.items() if key not in ("recipe", "dataset")}
+    values["data"] = merged(published(name).settings(dataset), stated)
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

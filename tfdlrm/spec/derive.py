@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tfdlrm.spec.coding import Encoding, FeatureCoding, TableCoding
-from tfdlrm.spec.config import DataConfig, SparseColumn
-from tfdlrm.spec.errors import SpecError
+from tfdlrm.spec.config import DataConfig, RunConfig, SparseColumn
+from tfdlrm.spec.errors import ConfigError, SpecError
 from tfdlrm.spec.features import DenseFeature, FeatureSpec, SparseFeature, TableConfig
 
 
@@ -47,9 +47,24 @@ def spec_of(data: DataConfig, vocabulary_sizes: Mapping[str, int], embedding_dim
     )
 
 
+def refuse_unstated_rows(config: RunConfig) -> None:
+    """Raise unless `[export]` says what a value without a row counts as, where a coding has no `oov_row`.
+
+    Raises:
+        ConfigError: it does not, or says "rare" where no value is rare.
+    """
+    for name, coding in encoding_of(config.data).tables.items():
+        try:
+            coding.serving(config.export.unseen, missing_row=0)  # which row it is shows when the vocabulary is there
+        except SpecError as error:
+            raise ConfigError(f"`export.unseen`, for table `{name}`: {error}") from None
+
+
 def _table_coding(column: SparseColumn, default: TableCoding) -> TableCoding:
-    own = column.model_dump(include={"kind", "value", "min_count", "buckets"}, exclude_none=True)
+    own = column.model_dump(include={"kind", "value", "min_count", "id_modulus", "buckets"}, exclude_none=True)
     merged = {**default.model_dump(), **own}
     if merged["kind"] == "vocabulary" and "buckets" not in own:
         merged["buckets"] = None  # inherited from a default that hashes
+    if merged["kind"] != "vocabulary" and "id_modulus" not in own:
+        merged["id_modulus"] = None
     return TableCoding(**merged)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from tfdlrm.spec.errors import SpecError, did_you_mean, explain
 
 Combiner = Literal["sum", "mean"]
-DenseTransform = Literal["log1p", "identity", "standardize"]
+DenseTransform = Literal["log1p", "identity", "standardize", "log3", "log3_half", "log3_filled", "log_file_minimum"]
 Initializer = Literal["uniform_rows", "uniform", "normal", "zeros"]
 
 
@@ -84,9 +84,19 @@ class DenseFeature(Frozen):
 
     Attributes:
         name: Unique name and raw column.
-        transform: `"log1p"` is ln(max(x, 0) + 1) with missing as 0 (the paper's Criteo rule),
-            `"identity"` keeps x with missing as 0, `"standardize"` is (x - mean) / std of the
-            training rows with missing as 0.
+        transform: What the network reads of a number x. Computed in float64, rounded to float32 at the end.
+
+            `"log1p"`: ln(max(x, 0) + 1), 0 where missing. The rule of facebookresearch/dlrm and of tensorflow/models.
+            `"identity"`: x, 0 where missing.
+            `"standardize"`: (x - mean) / std of the training rows, 0 where missing.
+            `"log3"`: ln(x + 3), 0 where missing and where x is -3 or less. The rule of NVIDIA's Spark job, whose
+            logarithm of what is not positive is null, as a missing number is, and becomes 0 in the end.
+            `"log3_half"`: the same, rounded to half precision (11 bits), which is what NVIDIA's files hold.
+            `"log3_filled"`: ln(x + 3) where a missing number counts as 0, and so becomes ln(3); 0 where x is -3 or
+            less. The rule of TorchRec's NVTabular scripts, and of its NumPy script in its first years.
+            `"log_file_minimum"`: ln(x - m + 2), where a missing number counts as 0 and m is the smallest number of the
+            raw file over all columns of this transform. The rule of TorchRec's NumPy script. Serving knows no file: it
+            takes the smallest m of the files that train, and ln(2) below it.
     """
 
     name: str = Field(min_length=1)

@@ -102,13 +102,16 @@ class Split(Frozen):
             sides. `"days"`: the rows are cut into `days` equal consecutive parts (one part a file where `days` is 0);
             all but the last part train, the first half of the last part tests, its second half validates (as the
             paper's code does).
-            `"whole_and_half"`: every row trains, and the second half validates and tests as well: a published leak, for
-            comparison with results that have it.
+            `"whole_and_half"`: every row trains, and the second half (the smaller one) validates and tests as well: a
+            published leak, for comparison with results that have it.
             `"fold"`: `folds` equal consecutive parts, part `fold` tests, the others train, none validates.
         fractions: Shares of train, validation, test; they add up to 1. For order, time and hash.
         key: Column that is hashed. For hash.
         days: Number of parts. For days.
-        last_day: What the first half of the last day is for, `"test_first"` or `"validation_first"`. For days.
+        last_day: What the last day is for: `"test_first"`, its first half tests and its second validates;
+            `"validation_first"`, the other way round; `"test"`, all of it tests and nothing validates. For days.
+        odd_row: Which half of the last day gets the row in the middle of an odd number, `"first"` or `"second"`. For
+            days.
         folds: Number of parts. For fold.
         fold: The part that tests, from 0. For fold.
     """
@@ -117,7 +120,8 @@ class Split(Frozen):
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
     key: str | None = None
     days: int = Field(default=7, ge=0)
-    last_day: Literal["test_first", "validation_first"] = "test_first"
+    last_day: Literal["test_first", "validation_first", "test"] = "test_first"
+    odd_row: Literal["first", "second"] = "first"
     folds: int = Field(default=5, ge=2)
     fold: int = Field(default=0, ge=0)
 

@@ -75,8 +75,8 @@ class Run:
 
     @cached_property
     def encoder(self) -> FeatureEncoder:
-        """The encoder that prepared the data."""
-        return FeatureEncoder.load(self.work_dir.data)
+        """The encoder that prepared the data, with rows for unseen values as `export.unseen` says."""
+        return FeatureEncoder.load(self.work_dir.data, self.config.export.unseen)
 
     @property
     def spec(self) -> FeatureSpec:
@@ -94,18 +94,19 @@ class Run:
         statistics, coded = self.manifest.statistics, self.manifest.encoding.tables
         rows: dict[str, set[int]] = {table.name: set() for table in self.manifest.spec.tables}
         for name, count in statistics["rare_in_training"].items():
-            if not count:
-                rows[name].add(coded[name].rare_row)
-            if coded[name].kind == "vocabulary" and coded[name].oov_row not in (
-                coded[name].rare_row,
-                coded[name].missing_row,
-            ):
-                rows[name].add(coded[name].oov_row)  # no training row is unseen
+            coding = coded[name]
+            if not count and coding.rare_row in coding.reserved_rows:
+                rows[name].add(coding.rare_row)
+            if coding.kind == "vocabulary" and coding.oov_row not in (coding.rare_row, coding.missing_row, None):
+                rows[name].add(coding.oov_row)  # no training row is unseen
         for table in self.manifest.spec.tables:
             features = [f.name for f in self.manifest.spec.sparse if f.table == table.name]
-            if not any(statistics["shares"]["train"][name]["missing"] for name in features):
+            was_missing = any(statistics["shares"]["train"][name]["missing"] for name in features)
+            if coded[table.name].missing_key is None and not was_missing:
                 rows[table.name].add(coded[table.name].missing_row)
-        return {name: sorted(numbers) for name, numbers in rows.items() if numbers}
+        # A row shared with a value is that value's.
+        own = {name: sorted(row for row in numbers if row < coded[name].first_id) for name, numbers in rows.items()}
+        return {name: numbers for name, numbers in own.items() if numbers}
 
     def held_out(self) -> str | None:
         """Return the split that judges: test, or validation where no row tests; `None` where every row trains."""

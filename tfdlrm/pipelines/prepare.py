@@ -1,0 +1,142 @@
+"""Raw rows to packed rows of ids by a named or a written recipe; a recipe in words; two recipes compared."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tfdlrm.pipelines.cli import load_tensorflow, run_command
+from tfdlrm.pipelines.console import Stopwatch, progress_bars
+from tfdlrm.pipelines.recipe_text import diff_lines, explanation_lines
+from tfdlrm.spec.config import DataConfig, load_config
+from tfdlrm.spec.errors import ConfigError
+from tfdlrm.spec.published import DATASETS, RECIPES
+from tfdlrm.spec.recipe_words import explain_recipe
+
+_WIDTH = 16  # of the tables in the manifest; prepared rows do not depend on it
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command."""
+    parser = argparse.ArgumentParser("python -m tfdlrm.pipelines.prepare", description=__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    names = ", ".join(RECIPES)
+
+    run = commands.add_parser("run", help="prepare raw files", allow_abbrev=False)
+    what = run.add_mutually_exclusive_group(required=True)
+    what.add_argument("--recipe", metavar="NAME", help=f"one of {names}")
+    what.add_argument("--config", type=Path, metavar="FILE", help="recipe (TOML)")
+    run.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change the recipe; repeatable"
+    )
+    run.add_argument("--raw", nargs="+", default=[], metavar="PATH", help="raw files in order, in place of `data.raw`")
+    run.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the prepared data go")
+    run.add_argument(
+        "--embedding-dim", type=int, metavar="D", help=f"width of the tables (default: the recipe's, or {_WIDTH})"
+    )
+    run.add_argument("--overwrite", action="store_true", help="replace what another recipe prepared there")
+    run.set_defaults(body=_run)
+
+    explain = commands.add_parser("explain", help="say a recipe in words", allow_abbrev=False)
+    explain.add_argument("recipe", metavar="RECIPE", help=f"one of {names}, or a TOML file")
+    explain.add_argument("--json", action="store_true", help="as JSON, with all settings")
+    explain.set_defaults(body=_explain)
+
+    diff = commands.add_parser("diff", help="compare what two recipes make of raw files", allow_abbrev=False)
+    diff.add_argument("a", metavar="A", help=f"one of {names}, or a TOML file")
+    diff.add_argument("b", metavar="B", help="the other recipe")
+    diff.add_argument("--raw", nargs="+", required=True, metavar="PATH", help="raw files in order, plain or .gz")
+    diff.add_argument("--json", type=Path, metavar="FILE", help="write all that was found to this file, too")
+    diff.set_defaults(body=_diff)
+
+    for command in (run, explain, diff):
+        command.add_argument(
+            "--dataset", metavar="NAME", help=f"for a named recipe: {' or '.join(DATASETS)} (default: {DATASETS[0]})"
+        )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the arguments and do what they say."""
+    args = build_parser().parse_args(argv)
+    return run_command(lambda: args.body(args))
+
+
+def _run(args: argparse.Namespace) -> int:
+    named = [] if args.recipe is None else [f"data.recipe={json.dumps(args.recipe)}"]
+    config = load_config(args.config, [*named, *_dataset(args), *args.set])
+    raw = args.raw or list(config.data.raw)
+    if not raw:
+        raise ConfigError("`--raw` must name the raw files, as the recipe names none. Received: none.")
+    width = args.embedding_dim
+    if width is None:
+        width = _WIDTH if args.config is None else config.model.embedding_dim
+    if width < 1:
+        raise ConfigError(f"`--embedding-dim` must be at least 1. Received: {width}.")
+    load_tensorflow()
+    from tfdlrm.data.prepare import prepare
+
+    watch = Stopwatch()
+    with progress_bars() as bar:
+        manifest = prepare(config.data, raw, args.out, width, overwrite=args.overwrite, progress=bar)
+    rows = ", ".join(f"{name} {split.rows:,}" for name, split in manifest.splits.items() if split.rows)
+    bad = sum(manifest.statistics["bad_rows"].values())
+    print(
+        f"{args.out}: {rows} rows; {manifest.spec.table_rows:,} table rows"
+        + (f"; {bad:,} bad rows set aside" if bad else "")
+        + f" ({watch.seconds:,.1f} s)"
+    )
+    return 0
+
+
+def _explain(args: argparse.Namespace) -> int:
+    data = _data(args.recipe, args)
+    explanation = explain_recipe(data)
+    known = RECIPES.get(args.recipe)
+    if args.json:
+        about: dict[str, Any] = {"recipe": args.recipe}
+        if known is not None:
+            about |= {"title": known.title, "source": known.source, "notes": list(known.notes)}
+        settings = data.model_dump(mode="json", exclude={"raw", "planted"})
+        about |= {"topics": explanation.topics, "warnings": list(explanation.warnings), "settings": settings}
+        print(json.dumps(about, indent=1))
+        return 0
+    for line in explanation_lines(args.recipe, known, explanation):
+        print(line)
+    return 0
+
+
+def _diff(args: argparse.Namespace) -> int:
+    recipes = [_data(name, args) for name in (args.a, args.b)]
+    names = (args.a, args.b) if args.a != args.b else (f"{args.a} (A)", f"{args.b} (B)")
+    load_tensorflow()
+    from tfdlrm.data.files import write_atomic
+    from tfdlrm.data.recipe_diff import diff_recipes
+
+    with tempfile.TemporaryDirectory(prefix="tfdlrm-diff-") as folder, progress_bars() as bar:
+        found = diff_recipes((names[0], recipes[0]), (names[1], recipes[1]), args.raw, Path(folder), bar)
+    for line in diff_lines(found):
+        print(line)
+    if args.json is not None:
+        write_atomic(args.json, json.dumps(found.as_dict(), indent=1) + "\n")
+    return 0
+
+
+def _data(recipe: str, args: argparse.Namespace) -> DataConfig:
+    """Return the recipe of a name or of a TOML file."""
+    if recipe.endswith(".toml") or Path(recipe).is_file():
+        return load_config(Path(recipe), _dataset(args) if args.command != "diff" else ()).data
+    return load_config(None, [f"data.recipe={json.dumps(recipe)}", *_dataset(args)]).data
+
+
+def _dataset(args: argparse.Namespace) -> list[str]:
+    return [] if args.dataset is None else [f"data.dataset={json.dumps(args.dataset)}"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
