@@ -325,7 +325,8 @@ class FeatureEncoder(tf.Module):
         """Return ids `[B, n_ids]` if all values have a row; a graph stops otherwise."""
         refused = [name for name, coding in self.encoding.tables.items() if coding.oov_row is None]
         message = f"every value must have a row in tables without `oov_row`: {', '.join(refused)}."
-        with tf.control_dependencies([tf.debugging.assert_none_equal(sparse, tf.cast(UNKNOWN, sparse.dtype), message)]):
+        known = tf.reduce_all(tf.not_equal(sparse, tf.cast(UNKNOWN, sparse.dtype)))
+        with tf.control_dependencies([tf.debugging.Assert(known, [message])]):
             return tf.identity(sparse)
 
     def _distinct(self, frame: pl.DataFrame, source: str) -> _Distinct:
