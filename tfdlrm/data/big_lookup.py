@@ -12,9 +12,11 @@ import polars as pl
 
 from tfdlrm.data.columns import KeyColumn, is_keyed, key_column, string_column, string_tensor
 from tfdlrm.data.files import atomic_path
-from tfdlrm.data.keys import keys_in_bulk
+from tfdlrm.data.keys import keys_in_bulk, shared_keys
+from tfdlrm.data.lookup import UNKNOWN, unknown_row
 from tfdlrm.data.vocabulary import Vocabulary
 from tfdlrm.spec.coding import TableCoding
+from tfdlrm.spec.errors import DataError
 
 _KEY_BYTES = 48
 """Memory for each key of a batch: key, order, place and row, some of them twice while they are sorted."""
@@ -83,8 +85,9 @@ class BigLookup:
         keys = np.concatenate([column.keys.astype(np.uint64) for column in columns])
         missing = np.concatenate([column.missing for column in columns])
         found = self._join(keys)
-        if self._coding.missing_key is None:
-            found[missing] = self._coding.missing_row
+        found[missing] = self._coding.missing_row
+        if self._coding.oov_row is None and (found == UNKNOWN).any():
+            raise DataError(f"every value of `{self._source}` must have a row: its coding has no `oov_row`.")
         start = 0
         for chunk, column in zip(batch, columns, strict=True):
             stop = start + len(column.keys)
@@ -97,22 +100,14 @@ class BigLookup:
         if not is_keyed(frame, self._source):  # strings, whose keys are their fingerprints
             keyed = keys_in_bulk(self._coding.value, string_tensor(string_column(frame, self._source)))
             return KeyColumn(keyed.keys.numpy().view(np.uint64), keyed.missing.numpy())
-        column = key_column(frame, self._source)
-        keys = column.keys.astype(np.uint64)
-        if self._coding.missing_key is not None:
-            keys[column.missing] = self._coding.missing_key
-        if self._coding.modulus is not None:
-            keys %= np.uint64(self._coding.modulus)
-        return KeyColumn(keys, column.missing)
+        return shared_keys(key_column(frame, self._source), self._coding)
 
     def _join(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[Any]:
         """Return the row of each key, those the vocabulary lacks in `oov_row`."""
         order = np.argsort(keys.view(np.int64))
         keys = keys[order]
         signed = keys.view(np.int64)
-        rows = np.full(
-            len(keys), self._coding.oov_row if self._coding.oov_row is not None else 0, self._vocabulary.ids.dtype
-        )
+        rows = np.full(len(keys), unknown_row(self._coding), self._vocabulary.ids.dtype)
         for begin in range(0, len(self._vocabulary.keys), self._entries):
             entries = np.array(self._vocabulary.keys[begin : begin + self._entries])
             first, last = np.searchsorted(signed, entries[0]), np.searchsorted(signed, entries[-1], side="right")

@@ -25,7 +25,7 @@ from tfdlrm.data.shard_writing import ShardWriting, without_features
 from tfdlrm.data.side_tables import SideFile
 from tfdlrm.data.splits import SplitPlan, read_times
 from tfdlrm.data.staged_rows import StagedRows, refuse_full_disk
-from tfdlrm.data.transforms import DenseStats
+from tfdlrm.data.transforms import DenseStats, FileMinimums
 from tfdlrm.data.vocabulary import Vocabulary
 from tfdlrm.data.vocabulary_builder import VocabularyBuilder, map_vocabularies, save_vocabularies
 from tfdlrm.spec.coding import Encoding
@@ -166,11 +166,13 @@ class _Work:
         split_plan = self._split_plan(reader.count(), rows)
         standardize = [c.name for c in data.dense if c.transform == "standardize"]
         builder = VocabularyBuilder(encoding, self._table_of, standardize)
-        learns = bool(standardize) or any(coding.kind != "hash" for coding in encoding.tables.values())
+        minimums = FileMinimums([c.name for c in data.dense if c.transform == "log_file_minimum"])
+        has_vocabulary = any(coding.kind == "vocabulary" for coding in encoding.tables.values())
+        learns = bool(standardize or minimums.columns or has_vocabulary)
         with StagedRows(partial.subfolder("staged")) as staged:
             parsing = ParsingPass(
-                *(reader, split_plan, builder, data.vocabulary_rows == "all", partial.subfolder("segments"), staged),
-                *(self._threads, self._memory_bytes),
+                *(data, reader, split_plan, builder, minimums, partial.subfolder("segments"), staged),
+                *(self._threads, self._memory_bytes, sum(file.size for file in files) // self._chunk_bytes),
             )
             plan = ShardPlan(data.rows_per_shard, parsing.chunks)
 
@@ -196,7 +198,7 @@ class _Work:
                 for _ in parsing.run(self._progress("vocabulary", rows), first):
                     pass
                 refuse_no_training_rows(parsing.chunks)
-                vocabularies, stats = self._vocabularies(builder, parsing, partial)
+                vocabularies, stats = self._vocabularies(builder, minimums, parsing, partial)
                 writer = writing(vocabularies, stats)
             else:
                 vocabularies, stats = builder.build()
@@ -257,7 +259,7 @@ class _Work:
         return SplitPlan.make(split, rows_per_file, times)
 
     def _vocabularies(
-        self, builder: VocabularyBuilder, parsing: ParsingPass, partial: PartialData
+        self, builder: VocabularyBuilder, minimums: FileMinimums, parsing: ParsingPass, partial: PartialData
     ) -> tuple[dict[str, Vocabulary], dict[str, DenseStats]]:
         """Build vocabularies of what was counted, unless an earlier try has."""
         folder = partial.subfolder("vocabularies")
@@ -266,6 +268,7 @@ class _Work:
             stats = {name: DenseStats.model_validate(values) for name, values in partial.read("stats.json").items()}
             return known, stats
         built, stats = builder.build(parsing.segments, folder, self._memory_bytes)
+        stats |= minimums.build()
         partial.write("stats.json", {name: values.model_dump(mode="json") for name, values in stats.items()})
         save_vocabularies(built, folder)
         parsing.forget_counts()

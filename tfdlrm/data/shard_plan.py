@@ -21,11 +21,13 @@ class ChunkRows(NamedTuple):
         read: Rows of the raw files read for it, the bad ones included.
         kept: Rows that are left.
         splits: Of these, those in each split.
+        file: Number of the raw file that they are of.
     """
 
     read: int
     kept: int
     splits: tuple[int, ...]
+    file: int = 0
 
 
 class Shard(NamedTuple):

@@ -155,7 +155,7 @@ class ShardWriting:
         if len(here) < frame.height:
             frame = frame[here]
         dropped: Counter[str] = Counter()
-        columns = self._encoder.encode_frame(frame, dropped)
+        columns = self._encoder.encode_frame(frame, dropped, self._plan.chunks[part.chunk].file)
         columns["sparse"] = self._whole_sparse(columns["sparse"], part.chunk, here)
         columns["label"] = frame["label"].to_numpy()
         if self._data.format.weight is not None:

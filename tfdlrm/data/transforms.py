@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -117,6 +118,15 @@ class FileMinimums:
         self.columns = tuple(columns)
         self._smallest: dict[int, float] = {}
         self._training: set[int] = set()
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """All that it knows, for JSON; setting it makes this one, of the same columns, know just that."""
+        return {"smallest": list(self._smallest.items()), "training": sorted(self._training)}
+
+    @state.setter
+    def state(self, state: dict[str, Any]) -> None:
+        self._smallest, self._training = dict(state["smallest"]), set(state["training"])
 
     def add(self, file: int, frame: pl.DataFrame, trains: bool) -> None:
         """Count rows of a raw file, whatever split they are in.

@@ -25,7 +25,7 @@ from tfdlrm.data.columns import (
 from tfdlrm.data.files import write_atomic
 from tfdlrm.data.key_counts import Counted, KeyCounter, count_keys
 from tfdlrm.data.key_runs import Run, SharedKey, merged_pieces
-from tfdlrm.data.keys import keys_in_bulk
+from tfdlrm.data.keys import keys_in_bulk, shared_keys
 from tfdlrm.data.parallel import ordered_map, usable_cores
 from tfdlrm.data.transforms import DenseStats, StatsCounter
 from tfdlrm.data.vocabulary import Vocabulary, id_dtype
@@ -185,14 +185,11 @@ class _KeyCounts:
             self._add_texts(string_column(frame, read.source), read.separator, places)
 
     def _add_keys(self, column: KeyColumn, places: npt.NDArray[np.int64] | None) -> None:
-        keys, missing = column
-        if self.coding.missing_key is not None and missing.any():
-            wide = np.uint64 if self.coding.missing_key > np.iinfo(keys.dtype).max else keys.dtype
-            keys = np.where(missing, np.array(self.coding.missing_key, wide), keys.astype(wide, copy=False))
-        elif missing.any():
+        keys, missing = shared_keys(column, self.coding)
+        if missing.any():
             keys = keys[~missing]
             places = None if places is None else places[~missing]
-        self._counter.add(count_keys(self._reduced(keys), places))
+        self._counter.add(count_keys(keys, places))
 
     def _add_texts(self, values: pl.Series, separator: str | None, places: npt.NDArray[np.int64] | None) -> None:
         frame = values.alias("value").to_frame()
@@ -208,20 +205,17 @@ class _KeyCounts:
         frame = frame.filter(pl.col("value") != "")
         keyed = keys_in_bulk("hex", string_tensor(frame["value"]))
         valid = keyed.valid.numpy()
-        self._add_counts(keyed.keys.numpy()[valid].view(np.uint64), frame.filter(pl.Series(valid)))
-        if self.coding.missing_key is not None and missing.height:
-            self._add_counts(np.full(missing.height, self.coding.missing_key, np.uint64), missing)
+        self._add_counts(
+            keyed.keys.numpy()[valid].view(np.uint64), np.zeros(int(valid.sum()), bool), frame.filter(valid)
+        )
+        if self.coding.missing_key is not None:
+            self._add_counts(np.zeros(missing.height, np.uint64), np.ones(missing.height, bool), missing)
 
-    def _add_counts(self, keys: npt.NDArray[np.uint64], frame: pl.DataFrame) -> None:
+    def _add_counts(self, keys: npt.NDArray[np.uint64], missing: npt.NDArray[np.bool_], frame: pl.DataFrame) -> None:
         # Strings of one key, 0a and A, may both be there.
         firsts = frame["place"].to_numpy() if "place" in frame.columns else None
-        self._counter.add(Counted(self._reduced(keys), frame["count"].to_numpy(), firsts))
-
-    def _reduced(self, keys: npt.NDArray[np.uint32 | np.uint64]) -> npt.NDArray[np.uint32 | np.uint64]:
-        modulus = self.coding.modulus
-        if modulus is None or modulus > np.iinfo(keys.dtype).max:
-            return keys
-        return keys % keys.dtype.type(modulus)
+        keys = shared_keys(KeyColumn(keys, missing), self.coding).keys
+        self._counter.add(Counted(keys, frame["count"].to_numpy(), firsts))
 
 
 class _TextCounts:
@@ -269,7 +263,7 @@ def _vocabulary(
     table: str, coding: TableCoding, runs: Sequence[Run], scratch: Path | None, index: int, memory_bytes: int
 ) -> Vocabulary:
     """Merge the runs of one table and give its values their rows."""
-    if coding.kind == "hash":
+    if coding.kind != "vocabulary":
         return Vocabulary.empty(coding)
     entries = sum(len(run.counted.keys) for run in runs)
     at_once = max(1, entries)

@@ -39,6 +39,8 @@ def vocabulary_of(coding: TableCoding, counted: Counted, at_once: int, new: NewA
     """
     table = _Ranked(coding, counted, at_once)
     rows = table_rows(coding, table.kept)
+    modulus = coding.id_modulus or rows
+    rows = min(rows, modulus)
     drops = coding.rare_row == coding.oov_row  # rare values then need no entry: unknown ones get the same row
     entries = table.kept if drops else len(counted.keys)
     keys = new("keys", entries, np.int64)
@@ -57,18 +59,20 @@ def vocabulary_of(coding: TableCoding, counted: Counted, at_once: int, new: NewA
         chosen = kept if drops else np.ones(len(kept), bool)
         end = written + int(chosen.sum())
         keys[written:end] = counted.keys[start:stop][chosen].astype(np.uint64).view(np.int64)
-        ids[written:end] = np.where(kept, coding.first_id + places, coding.rare_row)[chosen]
+        ids[written:end] = np.where(kept, (coding.first_id + places) % modulus, coding.rare_row)[chosen]
         if firsts is not None and counted.firsts is not None:
             firsts[written:end] = np.where(kept, counted.firsts[start:stop], _NEVER)[chosen]
         written = end
     if firsts is not None:
         for part, ranks in _ranks(firsts, at_once):
-            ids[part] = np.where(ranks < table.kept, coding.first_id + ranks, coding.rare_row)
+            ids[part] = np.where(ranks < table.kept, (coding.first_id + ranks) % modulus, coding.rare_row)
     return Vocabulary(keys, ids, rows)
 
 
 class _Ranked:
-    """Keys in blocks with their ranks by count; equally frequent ones by key, as a signed number.
+    """Keys in blocks with their ranks by count; equally frequent ones by key, as a signed number, or by its digits.
+
+    The order by digits needs all keys in memory, 60 bytes each.
 
     Attributes:
         kept: How many keys get a row of their own: those of the lowest ranks.
@@ -77,6 +81,7 @@ class _Ranked:
 
     def __init__(self, coding: TableCoding, counted: Counted, at_once: int) -> None:
         self._counted = counted
+        self._by_digits = coding.id_order == "count_digits"
         keys = counted.keys
         self.high = int(np.searchsorted(keys, np.uint64(2**63))) if keys.dtype == np.uint64 else len(keys)
         ends = [(self.high, len(keys)), (0, self.high)]
@@ -93,6 +98,9 @@ class _Ranked:
 
     def blocks(self) -> Iterator[tuple[int, int, npt.NDArray[np.int64]]]:
         """Yield start, stop and ranks of each block, ascending by key as a signed number."""
+        if self._by_digits:
+            yield from self._blocks_by_digits()
+            return
         next_rank = dict(self._first_rank)
         for start, stop in self._bounds:
             counts, groups, sizes = np.unique(self._counted.counts[start:stop], return_inverse=True, return_counts=True)
@@ -105,6 +113,14 @@ class _Ranked:
                 if count in next_rank:
                     next_rank[count] += size
             yield start, stop, ranks
+
+    def _blocks_by_digits(self) -> Iterator[tuple[int, int, npt.NDArray[np.int64]]]:
+        by_text = np.argsort(self._counted.keys.astype("S20"), kind="stable")[::-1]
+        order = by_text[np.argsort(-self._counted.counts[by_text], kind="stable")]
+        ranks = np.empty(len(order), np.int64)
+        ranks[order] = np.arange(len(order))
+        for start, stop in self._bounds:
+            yield start, stop, ranks[start:stop]
 
     def kept_below_sign(self) -> int:
         """Return how many of the kept keys are below 2^63."""
