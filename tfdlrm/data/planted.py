@@ -12,15 +12,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import gzip
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tfdlrm.data.criteo_text import create_text, write_criteo_rows
 from tfdlrm.data.files import atomic_path
 from tfdlrm.spec.criteo import DENSE_COLUMNS, LABEL, SPARSE_COLUMNS
 from tfdlrm.spec.errors import DataError
@@ -146,12 +146,12 @@ def write_planted(
     try:
         with contextlib.ExitStack() as stack:  # closes the last first, so that the text gets its name last
             text, npy = (
-                stack.enter_context(_create(stack.enter_context(atomic_path(name)), name.suffix == ".gz"))
+                stack.enter_context(create_text(stack.enter_context(atomic_path(name)), name.suffix == ".gz"))
                 for name in (path, bayes_path(path))
             )
             np.lib.format.write_array_header_1_0(npy, {"descr": "<f4", "fortran_order": False, "shape": (rows,)})
             for chunk in chunks:
-                _write_rows(chunk.frame, text)
+                write_criteo_rows(chunk.frame, text)
                 npy.write(chunk.probability.astype("<f4").tobytes())
                 p = chunk.probability.astype(np.float64)
                 clicks += float(chunk.frame[LABEL].sum())
@@ -292,19 +292,3 @@ def _expected_auc(clicks: Doubles, others: Doubles) -> float:
     """AUC from expected clicks and non-clicks by ascending score; those of one bin tie."""
     below = np.cumsum(others) - others / 2
     return float(np.sum(clicks * below) / (clicks.sum() * others.sum()))
-
-
-def _write_rows(frame: pl.DataFrame, file: IO[bytes]) -> None:
-    whole = frame.with_columns(pl.col(LABEL, *DENSE_COLUMNS).cast(pl.Int64))
-    whole.write_csv(file, separator="\t", include_header=False, quote_style="never")
-
-
-@contextlib.contextmanager
-def _create(file: Path, packed: bool) -> Iterator[IO[bytes]]:
-    """Open a new file, as gzip if `packed`, with no name and no time in its header: they change from run to run."""
-    with open(file, "wb") as raw:
-        if not packed:
-            yield raw
-            return
-        with gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=raw, mtime=0) as zipped:
-            yield cast(IO[bytes], zipped)
