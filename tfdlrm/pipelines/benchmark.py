@@ -10,14 +10,15 @@ from typing import get_args
 
 from rich.console import Console
 
+from tfdlrm.pipelines.arguments import natural, positive, positive_number
 from tfdlrm.pipelines.benchmarks.figures import rate_text, write_figures
 from tfdlrm.pipelines.cli import load_tensorflow, run_command
 from tfdlrm.pipelines.console import Advance, progress_bars
 from tfdlrm.pipelines.large_pages import start_again_with_large_pages
+from tfdlrm.pipelines.specs import recipe_spec
 from tfdlrm.spec.coding import TableCoding
 from tfdlrm.spec.config import DenseOptimizer, EmbeddingOptimizer, RunConfig, load_config
 from tfdlrm.spec.criteo import CARDINALITIES, criteo_spec
-from tfdlrm.spec.derive import encoding_of, spec_of
 from tfdlrm.spec.errors import ConfigError
 from tfdlrm.spec.features import FeatureSpec
 
@@ -38,7 +39,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--config", type=Path, metavar="FILE", help="recipe whose [model] and [train] to run (default: the paper's)")
     add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change [model] or [train]; repeatable")
-    add("--batch-size", type=_positive, help="samples a step (default: the recipe's, else 2048)")
+    add("--batch-size", type=positive, help="samples a step (default: the recipe's, else 2048)")
     add(
         "--precision",
         choices=("mixed_bfloat16", "float32"),
@@ -55,14 +56,14 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         help="optimizer of the MLPs (default: the recipe's, or the one like the tables')",
     )
     _add_tables(parser)
-    add("--table-rows", type=_positive, metavar="N", help="scale the tables to N rows together")
+    add("--table-rows", type=positive, metavar="N", help="scale the tables to N rows together")
     add("--ids", choices=("uniform", "powerlaw"), default="uniform", help="how ids are drawn (default: %(default)s)")
     add("--exponent", type=float, default=1.2, metavar="A", help="density falls as id^-A (default: %(default)s)")
-    add("--steps", type=_positive, default=100, help="steps of one repeat (default: %(default)s)")
-    add("--seconds", type=_positive_number, help="fewer steps, so that one repeat takes about this long")
+    add("--steps", type=positive, default=100, help="steps of one repeat (default: %(default)s)")
+    add("--seconds", type=positive_number, help="fewer steps, so that one repeat takes about this long")
     add("--from-disk", action="store_true", help="train from packed rows on disk too, in turn, and print the ratio")
     add("--data", type=Path, metavar="DIR", help="prepared data set: its tables, and its rows for --from-disk")
-    add("--rows", type=_positive, default=1_000_000, help="random rows for --from-disk (default: %(default)s)")
+    add("--rows", type=positive, default=1_000_000, help="random rows for --from-disk (default: %(default)s)")
     add("--profile", type=Path, metavar="PNG", help="trace some steps: time by operator group as table and picture")
     _add_common(parser)
 
@@ -70,8 +71,8 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 def _add_input(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--format", choices=("packed", "example"), default="packed", help="of the records (default: %(default)s)")
-    add("--rows", type=_positive, default=1_000_000, help="random rows to write (default: %(default)s)")
-    add("--batch-size", type=_positive, default=2048, help="rows a batch (default: %(default)s)")
+    add("--rows", type=positive, default=1_000_000, help="random rows to write (default: %(default)s)")
+    add("--batch-size", type=positive, default=2048, help="rows a batch (default: %(default)s)")
     add("--data", type=Path, metavar="DIR", help="keep the rows here; a data set that lies there is read as it is")
     _add_tables(parser)
     _add_common(parser)
@@ -79,10 +80,10 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
 
 def _add_prepare(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--rows", type=_positive, default=1_000_000, help="planted rows in Criteo's format (default: %(default)s)")
+    add("--rows", type=positive, default=1_000_000, help="planted rows in Criteo's format (default: %(default)s)")
     add("--raw", type=Path, metavar="FILE", help="prepare this file in Criteo's format instead of planted rows")
     add("--once", action="store_true", help="no warm-up and one repeat, for runs of many minutes")
-    add("--buckets", type=_positive, metavar="N", help="hash values over N rows a table (default: count vocabularies)")
+    add("--buckets", type=positive, metavar="N", help="hash values over N rows a table (default: count vocabularies)")
     add("--folder", type=Path, metavar="DIR", help="where the rows lie meanwhile (default: the system's temporary one)")
     _add_common(parser)
 
@@ -93,31 +94,9 @@ def _add_tables(parser: argparse.ArgumentParser) -> None:
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--repeats", type=_positive, default=5, help="timed repeats after one warm-up (default: %(default)s)")
-    add("--seed", type=_natural, default=0, help="seed of rows, order and weights (default: %(default)s)")
+    add("--repeats", type=positive, default=5, help="timed repeats after one warm-up (default: %(default)s)")
+    add("--seed", type=natural, default=0, help="seed of rows, order and weights (default: %(default)s)")
     add("--json", type=Path, metavar="FILE", help="also write the figures to a file")
-
-
-def _positive(text: str) -> int:
-    return _at_least(text, 1)
-
-
-def _natural(text: str) -> int:
-    return _at_least(text, 0)
-
-
-def _at_least(text: str, least: int) -> int:
-    value = int(text)
-    if value < least:
-        raise argparse.ArgumentTypeError(f"must be at least {least}. Received: {value}")
-    return value
-
-
-def _positive_number(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be above 0. Received: {value}")
-    return value
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -204,16 +183,7 @@ def _spec(args: argparse.Namespace, config: RunConfig) -> FeatureSpec:
         return Manifest.load(args.data).spec
     if args.config is None or args.tables:
         return criteo_spec(CARDINALITIES[args.tables or "kaggle"], _EMBEDDING_DIM)
-    codings = encoding_of(config.data).tables
-    counted = sorted(name for name, coding in codings.items() if coding.buckets is None)
-    if counted:
-        raise ConfigError(
-            "`--config` must come with `--tables` or `--data` where vocabularies are counted: only prepared rows "
-            f"say how large they are. Received: {args.config}, which counts {', '.join(counted[:3])}"
-            f"{' ...' if len(counted) > 3 else ''}."
-        )
-    sizes = {name: coding.first_id + (coding.buckets or 0) for name, coding in codings.items()}
-    return spec_of(config.data, sizes, config.model.embedding_dim)
+    return recipe_spec(config, args.config, "`--tables` or `--data`")
 
 
 def _input(args: argparse.Namespace) -> int:

@@ -92,6 +92,23 @@ def score_distribution(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> b
     return _png(figure)
 
 
+def cumulative_shares(curves: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike]], quantity: str) -> bytes:
+    """Draw two distribution functions a panel: title to values, shares that went in, shares that came out.
+
+    Args:
+        curves: One panel each, at least one.
+        quantity: What the values are; drawn to the logarithm of one more than the value.
+    """
+    figure, panels = _figure(columns=len(curves))
+    for axes, (title, (values, went_in, came_out)) in zip(panels, curves.items(), strict=True):
+        places = np.asarray(values, np.float64) + 1
+        axes.step(places, np.asarray(went_in), where="post", color=COLOURS[0], linewidth=3, alpha=0.5, label="in")
+        axes.step(places, np.asarray(came_out), where="post", color=COLOURS[1], linewidth=1, label="out")
+        axes.set(title=title, xscale="log", xlabel=f"{quantity} + 1", ylabel="share of draws up to it", ylim=(0, 1.02))
+        axes.legend(frameon=False, loc="lower right")
+    return _png(figure)
+
+
 def _figure(columns: int = 1) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(4.8 * columns, 4.2), layout="constrained")
     FigureCanvasAgg(figure)

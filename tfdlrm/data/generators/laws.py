@@ -17,6 +17,10 @@ Rows = dict[str, npt.NDArray[Any]]
 """`dense`, `sparse`, `label` and, where a feature is weighted, `weights`: what `PackedWriter.add` takes."""
 
 
+WRITE_ROWS = 65_536
+"""Rows drawn at a time where they are written."""
+
+
 class IdLaw(Frozen):
     """How the ids of a table of n rows are distributed. Ids are drawn independently of one another.
 

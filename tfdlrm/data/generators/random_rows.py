@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
-from tfdlrm.data.generators.laws import IdLaw, RowLaw, Rows, seed_of
+from tfdlrm.data.generators.laws import WRITE_ROWS, IdLaw, RowLaw, Rows, seed_of
 from tfdlrm.spec.errors import ConfigError
 from tfdlrm.spec.features import FeatureSpec
 
@@ -66,3 +68,8 @@ class RandomRows:
             sizes = self._law.sizes(random, rows, feature.hotness)
             sparse[:, start:stop][np.arange(feature.hotness) >= sizes[:, np.newaxis]] = -1
         return {"sparse": sparse, **self._law.others(random, rows, self.spec)}
+
+    def batches(self, rows: int) -> Iterator[Rows]:
+        """Yield `rows` rows, 65,536 at a time; fewer rows are the head of more."""
+        for number, start in enumerate(range(0, rows, WRITE_ROWS)):
+            yield {name: array[: rows - start] for name, array in self.batch(number, WRITE_ROWS).items()}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from tfdlrm.data.generators.laws import RowLaw, Rows, seed_of
+from tfdlrm.data.generators.laws import WRITE_ROWS, RowLaw, Rows, seed_of
 from tfdlrm.data.generators.stack_distances import StackDistances
 from tfdlrm.data.generators.trace import Ids, Mode, TraceGenerator
 from tfdlrm.data.generators.trace_check import TraceCheck, TraceResult
@@ -77,6 +77,11 @@ class TraceRows:
             table_rows = self.spec.table_of(feature).vocabulary_size
             sparse[:, start:stop] = self._bags(feature.name, rows, feature.hotness, table_rows)
         return {"sparse": sparse, **self._law.others(self._random, rows, self.spec)}
+
+    def batches(self, rows: int) -> Iterator[Rows]:
+        """Yield the next `rows` rows, 65,536 at a time."""
+        for start in range(0, rows, WRITE_ROWS):
+            yield self.batch(min(WRITE_ROWS, rows - start))
 
     def results(self) -> dict[str, TraceResult]:
         """Return how the distances of what was drawn so far compare with what went in, by feature, if checked."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,23 +22,9 @@ from tfdlrm.spec.errors import ConfigError
 from tfdlrm.spec.features import FeatureSpec
 
 Format = Literal["packed", "example"]
-WRITE_ROWS = 65_536
-"""Rows drawn at a time."""
 _HEX_DIGITS = np.frombuffer(b"0123456789abcdef", np.uint8)
 _HEX_WIDTH = 8
 _COUNT_SCALE = 4.0
-
-
-def batches_of(draw: Callable[[int, int], Rows], rows: int) -> Iterator[Rows]:
-    """Yield `rows` rows in batches of 65,536 and a last one that is cut; fewer rows are the head of more.
-
-    Args:
-        draw: Told the number of a batch and its rows.
-        rows: Rows altogether, at least 0.
-    """
-    for number, start in enumerate(range(0, rows, WRITE_ROWS)):
-        drawn = draw(number, WRITE_ROWS)
-        yield {name: array[: rows - start] for name, array in drawn.items()}
 
 
 def write_prepared(

@@ -12,8 +12,9 @@ import tensorflow as tf
 
 from tfdlrm.data.dataset import packed_dataset
 from tfdlrm.data.examples import example_dataset
+from tfdlrm.data.generators.write import Format
 from tfdlrm.data.manifest import MANIFEST, Manifest
-from tfdlrm.pipelines.benchmarks.batches import Format, write_random
+from tfdlrm.pipelines.benchmarks.batches import write_random
 from tfdlrm.pipelines.benchmarks.figures import machine_figures, peak_memory_bytes, rate_figures
 from tfdlrm.spec.errors import DataError
 from tfdlrm.spec.features import FeatureSpec
