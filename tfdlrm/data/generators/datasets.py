@@ -81,6 +81,7 @@ def trace_dataset(
     seed: int = 0,
     split: str = "train",
     padding: bool = False,
+    warm_start: bool = False,
 ) -> tf.data.Dataset:
     """Return batches whose ids follow traces, one for each sparse feature.
 
@@ -97,6 +98,7 @@ def trace_dataset(
         seed: Seed, at least 0.
         split: Rows of another split are other rows.
         padding: Whether new ids are drawn only during warm-up.
+        warm_start: Whether traces begin where their warm-up would end.
 
     Returns:
         A dataset as `random_dataset` returns it.
@@ -106,7 +108,7 @@ def trace_dataset(
         DataError: an id is beyond its table.
     """
     _check_sizes(batch_size, steps)
-    rows = TraceRows(spec, distances, mode, law, seed, split, padding)
+    rows = TraceRows(spec, distances, mode, law, seed, split, padding, warm_start)
     types = _types(spec, batch_size)
 
     def draw() -> Iterator[tuple[Any, ...]]:

@@ -35,6 +35,10 @@ class StackProfiler:
         self._first_seen: list[Ids] = []
         self._counts: Ids = np.zeros(1, np.int64)
 
+    def __len__(self) -> int:
+        """Return the number of different ids so far."""
+        return len(self._stack)
+
     def add(self, ids: npt.ArrayLike) -> Ids:
         """Take the next ids of the trace and return their stack distances.
 

@@ -49,9 +49,11 @@ class TraceGenerator:
             `"paper"` is the paper's emission: each call of `draw` and each bag starts afresh. Defaults to `"lru"`.
         seed: Seed, a number or several, at least 0.
         padding: Whether new ids are drawn only during warm-up. Defaults to `False`.
+        warm_start: Whether to begin where the warm-up would end, with as many ids in use as the largest distance asks
+            for. A warm-up takes about as many draws as the trace had that was profiled. Defaults to `False`.
 
     Raises:
-        ConfigError: `mode` is unknown.
+        ConfigError: `mode` is unknown, or it is `"paper"` and `warm_start` is true.
 
     Example:
         >>> distances = StackDistances(np.arange(3), np.array([0, 1, 3]), np.array([0.2, 0.8, 1.0]))
@@ -60,13 +62,21 @@ class TraceGenerator:
     """
 
     def __init__(
-        self, distances: StackDistances, mode: Mode = "lru", seed: int | tuple[int, ...] = 0, padding: bool = False
+        self,
+        distances: StackDistances,
+        mode: Mode = "lru",
+        seed: int | tuple[int, ...] = 0,
+        padding: bool = False,
+        warm_start: bool = False,
     ) -> None:
         if mode not in MODES:
             raise ConfigError(f"`mode` must be one of {', '.join(MODES)}. Received: {mode!r}.")
+        if mode == "paper" and warm_start:
+            raise ConfigError('`warm_start` must be false in mode "paper", which starts afresh. Received: True.')
         self.distances = distances
         self.mode = mode
         self.padding = padding
+        self.in_use_at_first = distances.ids[: distances.values[-1] if warm_start else 0]
         self._random = np.random.default_rng(seed)
         self._start_afresh()
 
@@ -138,8 +148,8 @@ class TraceGenerator:
         return cast(Ids, np.where(bags == missing, -1, bags % rows))
 
     def _start_afresh(self) -> None:
-        self._new_ids = 0  # draws so far that were new
-        self._used = RecencyList()
+        self._new_ids = len(self.in_use_at_first)  # and draws so far that were new
+        self._used = RecencyList(self.in_use_at_first.tolist())
 
     def _draw_distances(self, count: int) -> tuple[Ids, int]:
         """Draw distances, 0 for a new id, and tell how many of them belong to the warm-up."""

@@ -24,7 +24,7 @@ class TraceResult:
 
     Attributes:
         draws: Ids drawn.
-        distinct: Different ones among them.
+        in_use: Different ids used by then.
         warm_up: Draws before the check began.
         values: Distances that went in or came out, int64 `[m]`, ascending.
         expected: Share of draws up to each that went in, float64 `[m]`.
@@ -32,7 +32,7 @@ class TraceResult:
     """
 
     draws: int
-    distinct: int
+    in_use: int
     warm_up: int
     values: npt.NDArray[np.int64]
     expected: npt.NDArray[np.float64]
@@ -58,30 +58,35 @@ class TraceCheck:
     Args:
         distances: What went in.
         padding: Whether new ids were drawn during warm-up only.
+        in_use_at_first: Ids that count as seen before the first draw, the least recently used first, int64.
     """
 
-    def __init__(self, distances: StackDistances, padding: bool = False) -> None:
+    def __init__(
+        self,
+        distances: StackDistances,
+        padding: bool = False,
+        in_use_at_first: npt.NDArray[np.int64] | None = None,
+    ) -> None:
         self._distances = distances
         self._padding = padding
         self._profiler = StackProfiler()
-        self._distinct = 0
+        if in_use_at_first is not None:
+            self._profiler.add(in_use_at_first)
         self._draws = 0
         self._warm_up = 0
         self._counts = np.zeros(1, np.int64)
 
     def add(self, draws: Draws) -> None:
         """Measure the next draws of the trace."""
+        before = len(self._profiler)
         measured = self._profiler.add(draws.ids)
-        in_use = self._distinct + np.cumsum(measured == 0)
+        in_use = before + np.cumsum(measured == 0)
         front = draws.new & (measured == in_use) & (in_use == len(self._distances.ids))
         self._count(np.where(front, 0, measured), draws.warm_up)
-        self._distinct += int(np.count_nonzero(measured == 0))
 
     def add_plainly(self, ids: npt.NDArray[np.int64]) -> None:
         """Measure ids of which nothing else is known: no warm-up, and an id is new only if it never came before."""
-        measured = self._profiler.add(ids)
-        self._count(measured, 0)
-        self._distinct += int(np.count_nonzero(measured == 0))
+        self._count(self._profiler.add(ids), 0)
 
     def result(self) -> TraceResult:
         """Compare what came out so far with what went in."""
@@ -91,7 +96,7 @@ class TraceCheck:
         came_out = np.concatenate([[0.0], np.cumsum(self._counts[counted]) / max(1, self._counts.sum())])
         return TraceResult(
             draws=self._draws,
-            distinct=self._distinct,
+            in_use=len(self._profiler),
             warm_up=self._warm_up,
             values=values,
             expected=went_in[np.searchsorted(self._distances.values, values, "right")],

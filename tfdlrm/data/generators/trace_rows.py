@@ -28,6 +28,7 @@ class TraceRows:
         seed: Seed, at least 0.
         split: Rows of another split are other rows.
         padding: Whether new ids are drawn only during warm-up.
+        warm_start: Whether traces begin where their warm-up would end.
         check: Whether to measure what comes out; see `results`.
 
     Raises:
@@ -44,6 +45,7 @@ class TraceRows:
         seed: int = 0,
         split: str = "train",
         padding: bool = False,
+        warm_start: bool = False,
         check: bool = False,
     ) -> None:
         for name in spec.sparse_names:
@@ -64,8 +66,12 @@ class TraceRows:
                     f"ids of feature `{feature.name}` must be below the {table_rows} rows of its table. "
                     f"Received: {own.ids.max()}."
                 )
-            self._traces[feature.name] = TraceGenerator(own, mode, seed_of(seed, split, number), padding)
-        self._checks = {name: TraceCheck(distances[name], padding) for name in spec.sparse_names} if check else {}
+            self._traces[feature.name] = TraceGenerator(own, mode, seed_of(seed, split, number), padding, warm_start)
+        self._checks = {
+            name: TraceCheck(trace.distances, padding, trace.in_use_at_first)
+            for name, trace in self._traces.items()
+            if check
+        }
 
     def batch(self, rows: int) -> Rows:
         """Draw the next rows, as `RandomRows.batch` returns them."""

@@ -27,7 +27,7 @@ def random_batches(
         seed: Seed of the draw.
         exponent: Of the power law, above 0. Defaults to 1.2.
     """
-    rows = RandomRows(spec, IdLaw.model_validate({"kind": ids, "alpha": exponent}), seed=seed)
+    rows = RandomRows(spec, IdLaw(kind=ids, alpha=exponent), seed=seed)
     first = rows.batch(0, batch_size)
     samples = {name: np.empty((batches, *array.shape), array.dtype) for name, array in first.items()}
     for number in range(batches):
