@@ -30,7 +30,7 @@ def test_random_prepared(tmp_path):
     arguments += ["--hotness", "1,4", "--bags", "variable", "--ids", "powerlaw", "--alpha", "1.4", "--click-rate", "0"]
     code, out, err = call(main, *arguments)
     assert (code, err) == (0, "")
-    assert f"{folder}: 350 rows of random data, 2 sparse features, 5 ids a row, 16 table rows, mean label 0.000" in out
+    assert f"{folder}: 350 rows of random data; tables 2, table rows 16, ids a row 5, mean label 0.000" in out
     manifest = Manifest.load(folder)
     assert {name: split.rows for name, split in manifest.splits.items()} == {"train": 300, "validation": 0, "test": 50}
     assert manifest.recipe["ids"]["alpha"] == 1.4

@@ -25,6 +25,6 @@ def create_text(file: Path, packed: bool) -> Iterator[IO[bytes]]:
 
 
 def write_criteo_rows(frame: pl.DataFrame, file: IO[bytes]) -> None:
-    """Append rows: label, 13 whole numbers (null is empty), 26 texts, in the frame's order."""
+    """Append rows: label, 13 whole numbers (null is empty), texts, in the frame's order."""
     whole = frame.with_columns(pl.col(LABEL, *DENSE_COLUMNS).cast(pl.Int64))
     whole.write_csv(file, separator="\t", include_header=False, quote_style="never")

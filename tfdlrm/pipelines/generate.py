@@ -255,8 +255,8 @@ def _write(
             rate = sum(split.positives for split in manifest.splits.values()) / max(1, rows)
     where = args.raw or args.prepared
     print(
-        f"{where}: {rows:,} rows of {recipe['generator']} data, {len(spec.sparse)} sparse features, {spec.n_ids} ids a "
-        f"row, {spec.table_rows:,} table rows, mean label {rate:.3f}; {rows / watch.seconds:,.0f} rows/s"
+        f"{where}: {rows:,} rows of {recipe['generator']} data; tables {len(spec.tables)}, table rows "
+        f"{spec.table_rows:,}, ids a row {spec.n_ids}, mean label {rate:.3f}; {rows / watch.seconds:,.0f} rows/s"
     )
     return {"rows": rows, "positive_rate": rate, "rows_per_second": rows / watch.seconds, "recipe": recipe}
 

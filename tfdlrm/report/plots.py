@@ -97,14 +97,15 @@ def cumulative_shares(curves: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike, n
 
     Args:
         curves: One panel each, at least one.
-        quantity: What the values are; drawn to the logarithm of one more than the value.
+        quantity: What the values are, at least 0; those from 1 on are drawn to their logarithm.
     """
     figure, panels = _figure(columns=len(curves))
     for axes, (title, (values, went_in, came_out)) in zip(panels, curves.items(), strict=True):
-        places = np.asarray(values, np.float64) + 1
+        places = np.asarray(values)
         axes.step(places, np.asarray(went_in), where="post", color=COLOURS[0], linewidth=3, alpha=0.5, label="in")
         axes.step(places, np.asarray(came_out), where="post", color=COLOURS[1], linewidth=1, label="out")
-        axes.set(title=title, xscale="log", xlabel=f"{quantity} + 1", ylabel="share of draws up to it", ylim=(0, 1.02))
+        axes.set_xscale("symlog", linthresh=1)
+        axes.set(title=title, xlabel=quantity, ylabel="share of draws up to it", ylim=(0, 1.02))
         axes.legend(frameon=False, loc="lower right")
     return _png(figure)
 

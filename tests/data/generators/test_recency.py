@@ -13,7 +13,7 @@ def replayed(values, depths, fresh):
     return values, taken
 
 
-@pytest.mark.parametrize("count", [1, 2, 511, 512, 513, 1024, 5000])
+@pytest.mark.parametrize("count", [1, 2, 1023, 1024, 1025, 2048, 9000])
 def test_equals_a_plain_list(count):
     random = np.random.default_rng(count)
     used = RecencyList(range(count))

@@ -54,7 +54,7 @@ class IdLaw(Frozen):
     def _powerlaw(self, u: npt.NDArray[np.float64], rows: int) -> npt.NDArray[np.float64]:
         """Map uniform numbers to ids: the inverse of the distribution function of x^-alpha on [1, rows + 1)."""
         if abs(self.alpha - 1.0) < 1e-6:
-            return cast(npt.NDArray[np.float64], (rows + 1.0) ** u - 1.0)
+            return (rows + 1.0) ** u - 1.0
         power = 1.0 - self.alpha
         return cast(npt.NDArray[np.float64], (((rows + 1.0) ** power - 1.0) * u + 1.0) ** (1.0 / power) - 1.0)
 

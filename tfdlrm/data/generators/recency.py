@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-_BLOCK = 512
+_BLOCK = 1024
 
 
 class RecencyList:
     """A list, the least recently used first, from which a value at any depth is taken and put at the end.
 
-    The last values lie in one plain list, all before it in blocks of 512 below a binary tree of their sizes. When the
+    The last values lie in one plain list, all before it in blocks of 1,024 below a binary tree of their sizes. When the
     free blocks are used up, all is laid out anew, which is O(1) a value.
 
     Args:

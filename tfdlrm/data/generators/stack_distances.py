@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -81,7 +82,7 @@ class StackDistances:
             raise DataError(f"{path}: cannot be read: {why_unreadable(error)}.") from None
         if len(lines) != 3:
             raise DataError(f"{path}: must have three lines: ids, distances, shares. Received: {len(lines)}.")
-        columns = []
+        columns: list[npt.NDArray[Any]] = []
         for number, (line, kind) in enumerate(zip(lines, (int, int, float), strict=True), 1):
             try:
                 columns.append(np.array([kind(x) for x in line.split(",")], np.float64 if kind is float else np.int64))

@@ -6,7 +6,7 @@ The distance of an id is its place in the list of all ids seen so far, the most 
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -91,7 +91,7 @@ def add_counts(counts: Ids, distances: Ids) -> Ids:
     """Return how often each distance came, `counts` before and `distances` now; index d counts distance d."""
     more = np.bincount(distances, minlength=len(counts))
     more[: len(counts)] += counts
-    return cast(Ids, more)
+    return more
 
 
 def _profile(ids: Ids) -> tuple[Ids, Ids]:
@@ -119,7 +119,7 @@ def _smaller_before(places: Ids) -> Ids:
     differ: there the larger one counts those of its group that lack this bit and stand before it.
     """
     n = len(places)
-    numbers = places.astype(np.int32 if n < 2**31 else np.int64)
+    numbers: npt.NDArray[np.signedinteger[Any]] = places.astype(np.int32 if n < 2**31 else np.int64)
     index = np.arange(n, dtype=numbers.dtype)
     counts = np.zeros(n, np.int64)
     for bit in reversed(range(max(n - 1, 0).bit_length())):

@@ -46,7 +46,7 @@ class TraceResult:
     @property
     def limit(self) -> float:
         """What `ks` must stay under: 0.01, and more where the draws are so few that chance alone exceeds that."""
-        return max(KS_LIMIT, _CHANCE / max(1, self.draws - self.warm_up) ** 0.5)
+        return max(KS_LIMIT, _CHANCE / float(np.sqrt(max(1, self.draws - self.warm_up))))
 
 
 class TraceCheck:

@@ -22,7 +22,8 @@ from tfdlrm.spec.errors import ConfigError
 from tfdlrm.spec.features import FeatureSpec
 
 Format = Literal["packed", "example"]
-_HEX_DIGITS = np.frombuffer(b"0123456789abcdef", np.uint8)
+_HEX_PAIRS = np.frombuffer(bytes(range(256)).hex().encode(), np.uint8).reshape(256, 2)
+"""The two digits of each octet."""
 _HEX_WIDTH = 8
 _COUNT_SCALE = 4.0
 
@@ -119,13 +120,16 @@ def _criteo_frame(rows: Rows) -> pl.DataFrame:
         [
             pl.Series(LABEL, np.rint(rows["label"][:, 0])),
             *(pl.Series(name, counts[:, column]) for column, name in enumerate(DENSE_COLUMNS)),
-            *(pl.Series(name, _hex(rows["sparse"][:, column])) for column, name in enumerate(SPARSE_COLUMNS)),
+            pl.Series("C1 to C26", _hex(rows["sparse"])),  # one text of them all: a tenth of the time of 26
         ]
     )
 
 
 def _hex(ids: npt.NDArray[Any]) -> npt.NDArray[np.str_]:
-    """Return the hexadecimal digits of ids, zeros in front."""
-    shifts = np.arange(_HEX_WIDTH - 1, -1, -1) * 4
-    digits = _HEX_DIGITS[(ids[:, np.newaxis].astype(np.int64) >> shifts) & 15]
-    return np.ascontiguousarray(digits).view(f"S{_HEX_WIDTH}")[:, 0].astype(np.str_)
+    """Return the hexadecimal digits of the ids `[rows, n]` of each row, zeros in front, tabs between."""
+    count, width = ids.shape
+    octets = ids.astype(">u4").view(np.uint8).reshape(count, width, _HEX_WIDTH // 2)
+    fields = np.full((count, width, _HEX_WIDTH + 1), ord("\t"), np.uint8)
+    fields[:, :, :_HEX_WIDTH] = _HEX_PAIRS[octets].reshape(count, width, _HEX_WIDTH)
+    texts = np.ascontiguousarray(fields.reshape(count, -1)[:, :-1])
+    return texts.view(f"S{texts.shape[1]}")[:, 0].astype(np.str_)
