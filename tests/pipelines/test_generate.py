@@ -10,9 +10,11 @@ from tests.pipelines.small_runs import call
 from tfdlrm.data.dataset import packed_dataset
 from tfdlrm.data.generators.stack_distances import StackDistances
 from tfdlrm.data.generators.stack_profile import StackProfiler
+from tfdlrm.data.generators.trace_check import TraceResult
 from tfdlrm.data.manifest import Manifest
 from tfdlrm.data.planted import read_bayes
-from tfdlrm.pipelines.generate import main
+from tfdlrm.pipelines.cli import CheckFailed
+from tfdlrm.pipelines.generate import judge, main
 
 EXAMPLE = "1, 2, 3, 4, 5, 6\n0, 1, 3, 4, 5\n0.55, 0.64, 0.82, 0.91, 1.0\n"
 
@@ -237,3 +239,13 @@ def test_unusable_arguments(arguments, message, capsys):
         main(arguments)
     assert error.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_trace_that_is_not_what_it_should_be_fails():
+    share = np.array([0.5, 1.0])
+    good = TraceResult(10**6, 9, 0, np.array([0, 1]), share, share - [0.009, 0])
+    bad = TraceResult(10**6, 9, 0, np.array([0, 1]), share, share - [0.011, 0])
+    assert judge("lru", {"C1": good}) == 0
+    with pytest.raises(CheckFailed, match="feature C2: .* KS distance 0.01100, must be under 0.01000"):
+        judge("lru", {"C1": good, "C2": bad})
+    assert judge("rand", {"C2": bad}) == 0

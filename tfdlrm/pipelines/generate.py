@@ -189,7 +189,7 @@ def _trace(args: argparse.Namespace) -> int:
     if args.picture:
         _draw(args.picture, results)
     write_figures(args.json, figures)
-    return _judge(args.mode, results)
+    return judge(args.mode, results)
 
 
 def _trace_spec(args: argparse.Namespace) -> tuple[FeatureSpec, dict[str, StackDistances]]:
@@ -270,8 +270,12 @@ def _result_table(mode: str, results: dict[str, TraceResult]) -> Table:
     return Table(f"Stack distances, mode {mode}: what came out after warm-up against what went in", columns, rows)
 
 
-def _judge(mode: str, results: dict[str, TraceResult]) -> int:
-    """Return 0 where the traces are what they should be; only mode "lru" says that they will be."""
+def judge(mode: str, results: dict[str, TraceResult]) -> int:
+    """Return 0 where the traces are what they should be; only mode "lru" says that they will be.
+
+    Raises:
+        CheckFailed: one is not.
+    """
     unfinished = [name for name, r in results.items() if r.ks is None]
     if unfinished:
         print(f"not checked, since the warm-up takes more rows (--warm-start skips it): {', '.join(unfinished)}")

@@ -58,7 +58,7 @@ class TraceGenerator:
     Example:
         >>> distances = StackDistances(np.arange(3), np.array([0, 1, 3]), np.array([0.2, 0.8, 1.0]))
         >>> TraceGenerator(distances, seed=1).draw(12).ids.tolist()
-        [0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 2, 2]
+        [0, 0, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2]
     """
 
     def __init__(
