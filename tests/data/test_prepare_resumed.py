@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tfdlrm.data import parsing_pass
+from tfdlrm.data.files import temporary_name
 from tfdlrm.data.manifest import Manifest
 from tfdlrm.data.partial import partial_data, partial_folder
 from tfdlrm.data.planted import write_planted
@@ -177,9 +178,11 @@ def test_a_partial_folder_is_gone_on_from_only_with_its_own_identity(tmp_path):
     target = tmp_path / "data"
     with pytest.raises(KeyboardInterrupt), partial_data(target, {"a": 1}) as partial:
         (partial.out / "kept.txt").write_text("kept")
+        (partial.out / "vocabulary").mkdir()
+        temporary_name(partial.out / "vocabulary" / "half.npz").write_text("half")
         raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt), partial_data(target, {"a": 1}) as partial:
-        assert partial.resumed and (partial.out / "kept.txt").exists()
+        assert partial.resumed and [p.name for p in partial.out.rglob("*") if p.is_file()] == ["kept.txt"]
         raise KeyboardInterrupt
     with partial_data(target, {"a": 2}) as partial:
         assert not partial.resumed and list(partial.out.iterdir()) == []

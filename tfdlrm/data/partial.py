@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tfdlrm.data.files import fsync_directory, write_atomic
+from tfdlrm.data.files import TEMPORARY_SUFFIX, fsync_directory, write_atomic
 from tfdlrm.spec.errors import ConfigError, DataError, UserError
 
 SUFFIX = ".partial"
@@ -114,6 +114,8 @@ def _open(folder: Path, identity: Mapping[str, Any]) -> PartialData:
         folder.mkdir()
         (folder / _OUT).mkdir()
         write_atomic(known, json.dumps(identity))
+    for leftover in folder.rglob(f".*{TEMPORARY_SUFFIX}"):  # of files that a killed process was writing
+        leftover.unlink()
     return PartialData(folder, resumed)
 
 
