@@ -12,7 +12,18 @@ import tensorflow as tf
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tfdlrm.data.keys import hash_rows, hex_keys, keys_in_bulk, keys_of, number_keys, string_keys
+from tfdlrm.data.columns import KeyColumn
+from tfdlrm.data.keys import (
+    hash_rows,
+    hex_keys,
+    keys_in_bulk,
+    keys_of,
+    modulo_keys,
+    number_keys,
+    shared_keys,
+    string_keys,
+)
+from tfdlrm.spec.coding import TableCoding
 
 WORD = (1 << 64) - 1
 K0, K1, K2 = 0xC3A5C85C97CB3127, 0xB492B66FBE98F273, 0x9AE16A3B2F90404F
@@ -164,3 +175,25 @@ def test_missing_and_invalid(call):
     numbers = call("number", tf.constant([0.0, np.nan, np.inf, -np.inf]))
     assert numbers.missing.numpy().tolist() == [False, True, True, True]
     assert numbers.valid.numpy().all()
+
+
+WIDE = [0, 1, 9, 10, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1]
+
+
+@pytest.mark.parametrize("modulus", [1, 7, 10, 40_000_000, 2**62 + 3])
+def test_moduli_are_those_of_unsigned_numbers(modulus):
+    expected = [key % modulus for key in WIDE]
+    assert modulo_keys(tf.constant(np.array(WIDE, np.uint64).view(np.int64)), modulus).numpy().tolist() == expected
+    coding = TableCoding(modulus=modulus, missing_key=12)
+    column = KeyColumn(np.array(WIDE, np.uint64), np.array([i == 2 for i in range(len(WIDE))]))
+    keys, missing = shared_keys(column, coding)
+    assert keys.tolist() == [12 % modulus if i == 2 else key for i, key in enumerate(expected)]
+    assert not missing.any()
+    assert column.keys.tolist() == WIDE  # untouched
+
+
+def test_short_keys_take_a_long_missing_key():
+    column = KeyColumn(np.array([5, 2**32 - 1], np.uint32), np.array([True, False]))
+    assert shared_keys(column, TableCoding(missing_key=2**40)).keys.tolist() == [2**40, 2**32 - 1]
+    assert shared_keys(column, TableCoding(modulus=2**40)).keys.tolist() == [5, 2**32 - 1]
+    assert shared_keys(column, TableCoding()).missing.tolist() == [True, False]

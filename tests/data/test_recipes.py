@@ -24,6 +24,7 @@ from tests.data.published_rules import (
 )
 from tests.data.test_prepare import read_packed
 from tfdlrm.data.encoder import FeatureEncoder
+from tfdlrm.data.manifest import Manifest
 from tfdlrm.data.prepare import prepare
 from tfdlrm.spec.config import DataConfig
 from tfdlrm.spec.criteo import DENSE_COLUMNS, MLPERF_V2, SPARSE_COLUMNS
@@ -121,7 +122,12 @@ def test_recipe_equals_the_published_rules(case, tmp_path):
     files, data, rule = CASES[case]
     paths = write_rows(tmp_path, files, seed=len(case))
     rows = read_rows(paths)
-    encoder = assert_prepared(data, paths, rule(rows), tmp_path / "out")
+    expected = rule(rows)
+    encoder = assert_prepared(data, paths, expected, tmp_path / "out")
+    shares = Manifest.load(tmp_path / "out").statistics["shares"]["train"]
+    trained = rows[: len(expected.labels["train"])]
+    for i, name in enumerate(SPARSE_COLUMNS):  # though their row may be that of others, too
+        assert shares[name]["missing"] == pytest.approx(np.mean([not row.hashes[i] for row in trained]))
     if case in IN_GRAPH:
         in_graph = tf.function(encoder.encode)(raw_tensors(rows))
         frames = [encoder.encode_frame(keyed_frame(rows))] + [encoder.encode_frame(text_frame(rows))] * (
@@ -224,7 +230,7 @@ def test_unseen_values_are_an_error_until_serving_is_told(tmp_path):
 
     known = encoder.encode_frame(text_frame(rows[:3]))["sparse"]
     missing = encoder.encode_frame(text_frame([Row(0, 0, rows[0].numbers, [""] * 26)]))["sparse"][0]
-    for unseen, expected in (("missing", missing[:2]), (3, [3, 3])):
+    for unseen, expected in (("missing", missing[:2]), (3, [3, 3]), ("zeros", [-1, -1])):
         served = FeatureEncoder.load(tmp_path / "out", unseen)
         for ids in (served.encode(raw_tensors(strange))["sparse"], served.encode_frame(text_frame(strange))["sparse"]):
             np.testing.assert_array_equal(ids[:, :2], np.tile(expected, (3, 1)))

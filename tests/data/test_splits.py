@@ -135,3 +135,17 @@ def test_a_time_that_is_no_number_among_numbers_is_refused(tmp_path):
         with pytest.raises(DataError) as caught:
             times_of(path, ["5", "6", "7", text, "9"])
         assert str(caught.value) == f"{path}:4: `time` must be a number, as in the first row. Received: {text!r}."
+
+
+@pytest.mark.parametrize(
+    ("split", "rows", "expected"),
+    [
+        (Split(by="days", days=2, odd_row="second"), [3, 3], [0, 0, 0, 2, 1, 1]),
+        (Split(by="days", days=2, last_day="validation_first"), [3, 3], [0, 0, 0, 1, 1, 2]),
+        (Split(by="days", days=0, last_day="test"), [2, 3], [0, 0, 2, 2, 2]),
+        (Split(by="whole_and_half"), [5], [0, 0, 0, 3, 3]),  # the odd row trains only
+        (Split(by="whole_and_half"), [3, 1], [0, 0, 3, 3]),
+    ],
+)
+def test_last_days_of_published_results(split, rows, expected):
+    assert codes(split, rows) == expected

@@ -77,6 +77,7 @@ def test_published_numbers():
         (None, "`export.unseen`, for table `C1`: `unseen` must say what a value without a row counts as"),
         ("rare", '`unseen` must not be "rare" where no value is rare'),
         ("missing", None),
+        ("zeros", None),
         (12, None),
     ],
 )
@@ -104,6 +105,8 @@ def test_codings_check_themselves():
     assert rare.serving("rare").oov_row == 4
     keyed = TableCoding(missing_key=0, oov_row=None)
     assert keyed.serving("missing", missing_row=9).oov_row == 9
-    with pytest.raises(SpecError, match="`unseen` must be a row: nothing was missing"):
-        keyed.serving("missing")
+    assert keyed.serving("missing").oov_row == -1  # nothing was missing, so it adds nothing
+    assert keyed.serving("zeros", missing_row=9).oov_row == -1
+    assert keyed.serving(7).oov_row == 7
+    assert TableCoding(oov_row=3).serving(None).oov_row == 3
     assert TableCoding.model_validate_json(keyed.model_dump_json()) == keyed

@@ -231,7 +231,7 @@ class FeatureEncoder(tf.Module):
         Args:
             directory: Where `save` wrote.
             unseen: What values without a row count as in tables whose coding has no `oov_row`, for serving:
-                `"missing"`, `"rare"`, or a row. `None` leaves them an error.
+                `"missing"`, `"rare"`, `"zeros"`, or a row. `None` leaves them an error.
 
         Raises:
             DataError: a file is missing, damaged, or not the one that was saved with the others.

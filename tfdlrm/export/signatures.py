@@ -10,6 +10,7 @@ import tf_keras as keras
 
 from tfdlrm.data.encoder import FeatureEncoder
 from tfdlrm.export.input_names import input_names
+from tfdlrm.spec.coding import NO_ROW
 from tfdlrm.spec.errors import SpecError
 from tfdlrm.spec.features import FeatureSpec
 
@@ -62,9 +63,9 @@ def out_of_vocabulary_rows(spec: FeatureSpec, rows: Mapping[str, int]) -> dict[s
     if set(rows) != set(names):
         raise SpecError(f"`oov_rows` must hold the tables {names}. Received: {sorted(rows)}.")
     for table in spec.tables:
-        if not 0 <= rows[table.name] < table.vocabulary_size:
+        if not (rows[table.name] == NO_ROW or 0 <= rows[table.name] < table.vocabulary_size):
             raise SpecError(
-                f"`oov_rows` of table `{table.name}` must lie in [0, {table.vocabulary_size}). "
+                f"`oov_rows` of table `{table.name}` must lie in [0, {table.vocabulary_size}), or be -1 for zeros. "
                 f"Received: {rows[table.name]}."
             )
     return {name: rows[name] for name in names}

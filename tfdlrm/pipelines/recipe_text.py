@@ -51,8 +51,8 @@ def diff_lines(diff: RecipeDiff) -> Iterator[str]:
     differ = [feature for feature in diff.dense if feature.differ]
     yield f"Numbers: {len(differ)} of {len(diff.dense)} columns differ"
     if differ:
-        head = ("column", "rows that differ", "largest difference", "mean difference")
-        yield from _table(head, ((f.name, f"{f.differ:,}", f"{f.largest:.6g}", f"{f.mean:.6g}") for f in differ))
+        titles = ("column", "rows that differ", "largest difference", "mean difference")
+        yield from _table(titles, ((f.name, f"{f.differ:,}", f"{f.largest:.6g}", f"{f.mean:.6g}") for f in differ))
     verdicts = [feature.verdict for feature in diff.sparse]
     counts = ", ".join(f"{verdicts.count(word)} {word}" for word in ("equal", "renumbered", "regrouped"))
     yield f"Ids: {counts} of {len(verdicts)} columns"

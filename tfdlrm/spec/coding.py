@@ -12,8 +12,10 @@ from tfdlrm.spec.features import FeatureSpec, Frozen
 ValueKind = Literal["hex", "string", "number"]
 TableKind = Literal["vocabulary", "hash", "modulo"]
 IdOrder = Literal["count", "count_digits", "first_seen", "key"]
-Unseen = Literal["missing", "rare"] | Annotated[int, Field(ge=0)]
+Unseen = Literal["missing", "rare", "zeros"] | Annotated[int, Field(ge=0)]
 """What serving takes a value for that has no row: see `TableCoding.serving`."""
+NO_ROW = -1
+"""Id of padding, and of a value that adds nothing."""
 
 
 class TableCoding(Frozen):
@@ -45,7 +47,8 @@ class TableCoding(Frozen):
         missing_row: Row of a missing value. Not used where `missing_key` is given.
         missing_key: A missing value counts as this key; `None` gives it `missing_row`. Hex only.
         oov_row: Row of a value never seen in training; `None`, in files `"none"`, where a published coding has none:
-            such a value is then an error, and serving must be told what to do with it.
+            such a value is then an error, and serving must be told what to do with it. -1: it adds nothing, as padding
+            does.
         rare_row: Row of a value seen fewer than `min_count` times.
         first_id: First row that belongs to a single value (or bucket).
     """
@@ -60,7 +63,7 @@ class TableCoding(Frozen):
     buckets: int | None = Field(default=None, ge=1)
     missing_row: int = Field(default=0, ge=0)
     missing_key: int | None = Field(default=None, ge=0, lt=2**63)
-    oov_row: int | None = Field(default=1, ge=0)
+    oov_row: int | None = Field(default=1, ge=-1)
     rare_row: int = Field(default=1, ge=0)
     first_id: int = Field(default=2, ge=0)
 
@@ -104,13 +107,14 @@ class TableCoding(Frozen):
         """Rows that missing, rare and unseen values get; from `first_id` on a value may have the row too."""
         rows = {self.missing_row} if self.missing_key is None else set()
         rows |= {self.rare_row} if self.has_rare else set()
-        return frozenset(rows if self.oov_row is None else rows | {self.oov_row})
+        return frozenset(rows if self.oov_row in (None, NO_ROW) else rows | {self.oov_row})
 
     def serving(self, unseen: Unseen | None, missing_row: int | None = None) -> TableCoding:
         """Return the coding with a row for values never seen.
 
         Args:
-            unseen: What such a value counts as where the coding has no `oov_row`: `"missing"`, `"rare"`, or a row.
+            unseen: What such a value counts as where the coding has no `oov_row`: `"missing"`, `"rare"`, a row, or
+                `"zeros"`: it adds nothing. So does a value that counts as `"missing"` where nothing was missing.
             missing_row: Row of a missing value where `missing_key` stands for it; `None` where that key has none.
 
         Raises:
@@ -121,19 +125,16 @@ class TableCoding(Frozen):
         if unseen is None:
             raise SpecError(
                 "`unseen` must say what a value without a row counts as, since the coding has no `oov_row`: "
-                '"missing", "rare" or a row. Received: none.'
+                '"missing", "rare", "zeros" or a row. Received: none.'
             )
-        row: int | None = unseen if isinstance(unseen, int) else self.missing_row
-        if unseen == "rare":
-            if not self.has_rare:
-                raise SpecError('`unseen` must not be "rare" where no value is rare. Received: "rare".')
-            row = self.rare_row
+        if unseen == "rare" and not self.has_rare:
+            raise SpecError('`unseen` must not be "rare" where no value is rare. Received: "rare".')
+        if isinstance(unseen, int):
+            row = unseen
         elif unseen == "missing" and self.missing_key is not None:
-            if missing_row is None:
-                raise SpecError(
-                    f'`unseen` must be a row: nothing was missing, so "missing" has none. Received: {unseen!r}.'
-                )
-            row = missing_row
+            row = NO_ROW if missing_row is None else missing_row
+        else:
+            row = {"missing": self.missing_row, "rare": self.rare_row, "zeros": NO_ROW}[unseen]
         return self.model_copy(update={"oov_row": row})
 
 

@@ -267,7 +267,8 @@ class ExportConfig(Frozen):
     Attributes:
         directory, model_name: Parts of the path; the name defaults to that of the run.
         unseen: What the served model takes a value for that it has no row for, in tables whose coding has no `oov_row`:
-            `"missing"`, `"rare"`, or the number of a row. `None` where every table has one.
+            `"missing"` (nothing at all in a table where nothing was missing), `"rare"`, `"zeros"` (nothing: a vector of
+            zeros), or the number of a row. `None` where every table has one.
         verify_rows: Rows that the served model is asked about.
         tolerance: Largest difference allowed from the trained model's probability.
     """

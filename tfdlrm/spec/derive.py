@@ -55,7 +55,7 @@ def refuse_unstated_rows(config: RunConfig) -> None:
     """
     for name, coding in encoding_of(config.data).tables.items():
         try:
-            coding.serving(config.export.unseen, missing_row=0)  # which row it is shows when the vocabulary is there
+            coding.serving(config.export.unseen)  # which row it is shows when the vocabulary is there
         except SpecError as error:
             raise ConfigError(f"`export.unseen`, for table `{name}`: {error}") from None
 

@@ -105,7 +105,9 @@ class Run:
             if coded[table.name].missing_key is None and not was_missing:
                 rows[table.name].add(coded[table.name].missing_row)
         # A row shared with a value is that value's.
-        own = {name: sorted(row for row in numbers if row < coded[name].first_id) for name, numbers in rows.items()}
+        own = {
+            name: sorted(row for row in numbers if 0 <= row < coded[name].first_id) for name, numbers in rows.items()
+        }
         return {name: numbers for name, numbers in own.items() if numbers}
 
     def held_out(self) -> str | None:
