@@ -306,3 +306,25 @@ def test_killed_export_leaves_no_version(world, tmp_path):
     assert len(left) == 1 and left[0].startswith(".")
     assert export_model(world.model, world.encoder, base).name == "1"
     assert [path.name for path in base.iterdir()] == ["1"]
+
+
+def test_a_table_without_a_row_for_unseen_values_needs_a_policy(world, tmp_path):
+    encoder = world.encoder
+    tables = {**encoder.encoding.tables, "ad": encoder.encoding.tables["ad"].model_copy(update={"oov_row": None})}
+    encoding = encoder.encoding.model_copy(update={"tables": tables})
+    silent = FeatureEncoder(encoder.spec, encoding, encoder.vocabularies, dict(encoder.dense_stats))
+    with pytest.raises(ConfigError, match="a value without a row counts as in table `ad`, whose coding has"):
+        export_model(world.model, silent, tmp_path / "model")
+    assert not (tmp_path / "model").exists() or not list((tmp_path / "model").iterdir())
+
+    silent.save(tmp_path / "encoder")
+    with pytest.raises(SpecError, match="table `ad`: `unseen` must be below its rows"):
+        FeatureEncoder.load(tmp_path / "encoder", 10_000)
+    told = FeatureEncoder.load(tmp_path / "encoder", "zeros")
+    path = export_model(world.model, told, tmp_path / "model")
+    assert ExportRecord.from_json((path / "assets.extra" / "tfdlrm.json").read_text()).oov_rows["ad"] == -1
+    serve = tf.saved_model.load(str(path)).signatures["serve_ids"]
+    ids = np.zeros((3, told.spec.n_ids), np.int64)
+    ids[:, told.spec.id_columns["ad"][0]] = [10_000, -1, 0]
+    answers = serve(dense=tf.ones([3, told.spec.n_dense]), sparse=tf.constant(ids))["probability"][:, 0].numpy()
+    assert answers[0] == answers[1] != answers[2]

@@ -18,6 +18,7 @@ from tfdlrm.data.reader import RawChunk, RawReader
 from tfdlrm.data.settings_diff import SettingChange, changed_settings
 from tfdlrm.data.side_tables import SideFile
 from tfdlrm.data.splits import EVERYWHERE, SPLIT_NAMES, TRAIN, SplitPlan, read_times
+from tfdlrm.spec.coding import TableCoding
 from tfdlrm.spec.config import DataConfig
 from tfdlrm.spec.errors import ConfigError
 from tfdlrm.spec.features import SparseFeature
@@ -156,8 +157,9 @@ class _Side:
         self.sizes = {table.name: table.vocabulary_size for table in encoder.spec.tables}
         self._raw = [file["path"] for file in manifest.recipe["raw"]]
         self._plan = self._make_plan()
-        self._trained = {name: np.zeros(size, np.bool_) for name, size in self.sizes.items()}
-        self._judged = {name: np.zeros(size, np.bool_) for name, size in self.sizes.items()}
+        counted = [name for name, coding in self._codings.items() if coding.kind == "vocabulary"]
+        self._trained = {name: np.zeros(self.sizes[name], np.bool_) for name in counted}
+        self._judged = {name: np.zeros(self.sizes[name], np.bool_) for name in counted}
         self.place_counts = np.zeros(len(PLACES), np.int64)
 
     def _make_plan(self) -> SplitPlan:
@@ -181,6 +183,8 @@ class _Side:
         batch = self.encoder.encode_frame(frame, file=chunk.file)
         trains = np.isin(places[here], (TRAIN, EVERYWHERE))
         for feature in self.encoder.spec.sparse:
+            if feature.table not in self._trained:
+                continue
             ids = batch["sparse"][:, slice(*self.encoder.spec.id_columns[feature.name])]
             for seen, rows in ((self._trained, trains), (self._judged, ~trains)):
                 own = ids[rows]
@@ -198,7 +202,7 @@ class _Side:
                 "is that of rows it has seen."
             )
         only = self._only_judged()
-        if self.data.vocabulary_rows == "all" and any(c.kind == "vocabulary" for c in self._codings.values()):
+        if self.data.vocabulary_rows == "all" and only:
             found.append(
                 f"the vocabulary is counted on {judged:,} rows that validate or test; {sum(only.values()):,} ids in "
                 f"{sum(map(bool, only.values()))} of {len(only)} tables are of values that no training row has."
@@ -213,7 +217,7 @@ class _Side:
         return tuple(found)
 
     @property
-    def _codings(self) -> Mapping[str, Any]:
+    def _codings(self) -> Mapping[str, TableCoding]:
         return self.encoder.encoding.tables
 
     def _only_judged(self) -> dict[str, int]:
@@ -223,7 +227,7 @@ class _Side:
             only = judged & ~self._trained[name]
             coding = self._codings[name]
             only[[row for row in coding.reserved_rows if row < coding.first_id]] = False
-            counts[name] = int(only.sum()) if coding.kind == "vocabulary" else 0
+            counts[name] = int(only.sum())
         return counts
 
 
