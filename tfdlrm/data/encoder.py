@@ -31,12 +31,13 @@ from tfdlrm.data.encoder_checks import (
     vocabulary_of,
 )
 from tfdlrm.data.encoder_files import EncoderParts, load_parts, part_names, save_parts
+from tfdlrm.data.expansion import Expansion
 from tfdlrm.data.keys import Keys, keys_of
 from tfdlrm.data.lookup import UNKNOWN, BulkLookup, TableLookup, unknown_row
 from tfdlrm.data.once import Once
 from tfdlrm.data.transforms import BulkTransform, DenseStats, transform_dense
 from tfdlrm.data.vocabulary import Vocabulary
-from tfdlrm.spec.coding import Encoding, Unseen, ValueKind
+from tfdlrm.spec.coding import Encoding, Expand, Unseen, ValueKind
 from tfdlrm.spec.features import FeatureSpec, SparseFeature
 
 PADDING = -1
@@ -54,6 +55,8 @@ class FeatureEncoder(tf.Module):
     A category may be anything: a value that training rows did not have, or that is not hexadecimal where it should
     be, gets the table's `oov_row`, and is an error where the coding has none. Empty parts of a bag are skipped; a bag
     without any is missing and has one id, that of a missing value. Values beyond the feature's hotness are dropped.
+
+    Where a coding says `expand`, the one id of a row becomes a bag of `hotness` ids; see `tfdlrm.data.expansion`.
 
     Numbers below the smallest normal float32 (1.2e-38) count as zero, before and after a dense feature's transform.
 
@@ -100,13 +103,15 @@ class FeatureEncoder(tf.Module):
         self.dense_stats = MappingProxyType(stats_used(spec, dense_stats))
         self._id_type = tf.as_dtype(spec.id_dtype)
         for feature in spec.sparse:
-            refuse_unless_encodable(feature, encoding.features[feature.name].separator)
+            refuse_unless_encodable(feature, encoding.features[feature.name])
         self._lookups = tuple(
             TableLookup(encoding.tables[table.name], vocabulary_of(table, encoding, vocabularies))
             for table in spec.tables
         )
         self._groups = self._grouped(spec.sparse)
         self._has_unknown = any(coding.oov_row is None for coding in encoding.tables.values())
+        expands = ((feature, encoding.features[feature.name].expand) for feature in spec.sparse)
+        self._expansions = MappingProxyType({f.name: self._expansion(f, e) for f, e in expands if e is not None})
         # What encoding in bulk makes. A tf.function or a dict as an attribute would be exported with the model.
         self._bulk = Once()
 
@@ -183,7 +188,9 @@ class FeatureEncoder(tf.Module):
                 dense[row] = transform(number_column(frame, number.name))
             for feature in keyed:
                 lookup = self._bulk(feature.table, partial(self._bulk_lookup, feature.table))
-                sparse[self.spec.id_columns[feature.name][0]] = lookup(key_column(frame, self._source(feature)))
+                start, stop = self.spec.id_columns[feature.name]
+                ids, expansion = lookup(key_column(frame, self._source(feature))), self._expansions.get(feature.name)
+                sparse[start:stop] = ids if expansion is None else expansion.array(ids)
             if others:
                 self._encode_texts(frame, others, sparse, dropped)
         if self._has_unknown:
@@ -271,9 +278,15 @@ class FeatureEncoder(tf.Module):
         )
         return compiled
 
+    def _expansion(self, feature: SparseFeature, expand: Expand) -> Expansion:
+        lookup = self._lookup_of(feature.table)
+        return Expansion(expand, feature.name, feature.hotness, lookup.coding.first_id, lookup.vocabulary.rows)
+
+    def _lookup_of(self, table: str) -> TableLookup:
+        return self._lookups[self.spec.tables.index(self.spec.table(table))]
+
     def _bulk_lookup(self, table: str) -> BulkLookup:
-        place = self.spec.tables.index(next(t for t in self.spec.tables if t.name == table))
-        lookup = self._lookups[place]
+        lookup = self._lookup_of(table)
         return BulkLookup(lookup.coding, lookup.vocabulary)
 
     def _reads_keys(self, feature: SparseFeature) -> bool:
@@ -306,6 +319,8 @@ class FeatureEncoder(tf.Module):
             rows = self._rows(group, keys_of(kind, tf.concat(parts, axis=1)), sizes, in_bulk)
             for name, own in zip(group.readers, tf.split(rows, sizes, axis=1, num=len(parts)), strict=True):
                 ids[name] = own if bags[name].length is None else _padded(own, bags[name])
+                if name in self._expansions:
+                    ids[name] = self._expansions[name].tensor(own)
         return ids
 
     def _rows(self, group: _Group, keys: Keys, sizes: tf.Tensor, in_bulk: bool) -> tf.Tensor:

@@ -13,7 +13,7 @@ import tensorflow as tf
 from tfdlrm.data.lookup import UNKNOWN
 from tfdlrm.data.transforms import DenseStats, needs_stats
 from tfdlrm.data.vocabulary import Vocabulary, table_rows
-from tfdlrm.spec.coding import Encoding
+from tfdlrm.spec.coding import Encoding, FeatureCoding
 from tfdlrm.spec.errors import DataError, SpecError, did_you_mean
 from tfdlrm.spec.features import FeatureSpec, SparseFeature, TableConfig
 
@@ -34,11 +34,11 @@ def row_vector(raw: Mapping[str, tf.Tensor], name: str, dtype: tf.DType) -> tf.T
     return tf.reshape(values, [1, -1])
 
 
-def refuse_unless_encodable(feature: SparseFeature, separator: str | None) -> None:
+def refuse_unless_encodable(feature: SparseFeature, coding: FeatureCoding) -> None:
     """Raise `SpecError` for a feature that no raw column can fill."""
-    if feature.hotness > 1 and separator is None:
+    if feature.hotness > 1 and coding.separator is None and coding.expand is None:
         raise SpecError(
-            f"`hotness` of feature `{feature.name}` must be 1 where its coding has no `separator`. "
+            f"`hotness` of feature `{feature.name}` must be 1 where its coding has neither `separator` nor `expand`. "
             f"Received: {feature.hotness}."
         )
     if feature.weighted:

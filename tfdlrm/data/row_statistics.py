@@ -33,6 +33,11 @@ class RowStatistics:
         self._spec = spec
         self._codings = {f.name: encoding.tables[f.table] for f in spec.sparse}
         self._raw = encoding.features
+        # Of an expanded bag only the first id says something about the row; the others were drawn.
+        expanded = {name for name, coding in encoding.features.items() if coding.expand is not None}
+        self._columns = {
+            n: (start, start + 1 if n in expanded else stop) for n, (start, stop) in spec.id_columns.items()
+        }
         self._missing = dict.fromkeys(spec.dense_names, 0)
         kinds = ("all", "missing", "rare", "rare_values", "unseen")
         self._ids = {name: dict.fromkeys(kinds, 0) for name in spec.sparse_names}
@@ -50,7 +55,7 @@ class RowStatistics:
             self._missing[name] += int(np.count_nonzero(np.isnan(number_column(frame, name))))
         columns = transposed(sparse)
         for name, counts in self._ids.items():
-            start, stop = self._spec.id_columns[name]
+            start, stop = self._columns[name]
             ids, coding = columns[start:stop], self._codings[name]
             of = {row: int(np.count_nonzero(ids == row)) for row in coding.reserved_rows | {coding.rare_row}}
             missing = self._missing_values(frame, name) if _shares_missing(coding) else of[coding.missing_row]

@@ -138,16 +138,39 @@ class TableCoding(Frozen):
         return self.model_copy(update={"oov_row": row})
 
 
+class Expand(Frozen):
+    """How a single id becomes a bag of `hotness` ids: itself, then ids drawn once and for all from the same table.
+
+    Attributes:
+        distribution: `"uniform"` draws every row alike; `"pareto"` draws floor(x) modulo the number of rows, x of the
+            Pareto (Lomax) distribution of shape 0.25, as the synthetic multi-hot data of MLPerf has it.
+        seed: Another seed draws other ids.
+    """
+
+    distribution: Literal["uniform", "pareto"] = "uniform"
+    seed: int = Field(default=0, ge=0)
+
+
 class FeatureCoding(Frozen):
     """Where a sparse feature's raw value comes from.
 
     Attributes:
         source: Raw column name.
         separator: Splits one raw string into the ids of a bag; `None` for one value a row.
+        expand: Makes a bag of the one id of a row; `None` leaves it alone.
     """
 
     source: str
     separator: str | None = Field(default=None, min_length=1)
+    expand: Expand | None = None
+
+    @model_validator(mode="after")
+    def _one_kind_of_bag(self) -> FeatureCoding:
+        if self.separator is not None and self.expand is not None:
+            raise SpecError(
+                f"`expand` must not be given beside `separator`: column `{self.source}` holds bags. Received: both."
+            )
+        return self
 
 
 class Encoding(Frozen):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from tfdlrm.spec.coding import TableCoding, TableKind, Unseen, ValueKind
+from tfdlrm.spec.coding import Expand, TableCoding, TableKind, Unseen, ValueKind
 from tfdlrm.spec.errors import ConfigError, SpecError, explain, why_unreadable
 from tfdlrm.spec.features import Combiner, DenseTransform, Frozen
 from tfdlrm.spec.published import DATASETS, merged, published
@@ -28,6 +28,7 @@ class SparseColumn(Frozen):
         table: Table it reads; features that name the same table share it. Defaults to `name`.
         separator: Splits one raw string into a bag of ids.
         hotness: Bag length kept; further values of a longer bag are dropped and counted. Defaults to 1.
+        expand: Makes a bag of `hotness` ids of the one id of a row; see `Expand`. Not beside `separator`.
         combiner: `"sum"` or `"mean"`.
         kind, value, min_count, id_modulus, buckets: As in `TableCoding`; default to the `[data.coding]` section.
     """
@@ -37,6 +38,7 @@ class SparseColumn(Frozen):
     table: str | None = None
     separator: str | None = None
     hotness: int = Field(default=1, ge=1)
+    expand: Expand | None = None
     combiner: Combiner = "sum"
     kind: TableKind | None = None
     value: ValueKind | None = None

@@ -22,7 +22,9 @@ def encoding_of(data: DataConfig) -> Encoding:
         coding = _table_coding(column, data.coding)
         if tables.setdefault(name, coding) != coding:
             raise SpecError(f"features that share table `{name}` must have the same coding. Received: `{column.name}`.")
-    features = {c.name: FeatureCoding(source=c.source or c.name, separator=c.separator) for c in data.sparse}
+    features = {
+        c.name: FeatureCoding(source=c.source or c.name, separator=c.separator, expand=c.expand) for c in data.sparse
+    }
     return Encoding(features=features, tables=tables)
 
 
