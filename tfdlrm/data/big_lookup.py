@@ -11,6 +11,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tfdlrm.data.columns import KeyColumn, is_keyed, key_column, string_column, string_tensor
+from tfdlrm.data.expansion import Expansion
 from tfdlrm.data.files import atomic_path
 from tfdlrm.data.keys import keys_in_bulk, shared_keys
 from tfdlrm.data.lookup import UNKNOWN, unknown_row
@@ -37,16 +38,25 @@ class BigLookup:
         source: The raw column that the feature reads, one value a row.
         vocabulary: The table's vocabulary, mapped from disk.
         memory_bytes: About how much memory may be used.
+        expansion: What makes bags of the rows found, if anything.
     """
 
     def __init__(
-        self, folder: Path, name: str, coding: TableCoding, source: str, vocabulary: Vocabulary, memory_bytes: int
+        self,
+        folder: Path,
+        name: str,
+        coding: TableCoding,
+        source: str,
+        vocabulary: Vocabulary,
+        memory_bytes: int,
+        expansion: Expansion | None = None,
     ) -> None:
         self._folder = folder
         self._name = name
         self._coding = coding
         self._source = source
         self._vocabulary = vocabulary
+        self._expansion = expansion
         self._batch_rows = max(1, memory_bytes // 2 // _KEY_BYTES)
         self._entries = max(1, memory_bytes // 2 // _ENTRY_BYTES)
 
@@ -71,10 +81,10 @@ class BigLookup:
         if batch:
             self._run_batch(batch, read, done)
 
-    def rows_of(self, chunk: int) -> npt.NDArray[Any]:
-        """Return the table rows of a chunk that `run` looked up, `[rows]`."""
-        array: npt.NDArray[Any] = np.load(self._path(chunk), mmap_mode="r")
-        return array
+    def rows_of(self, chunk: int, here: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """Return the table rows of some samples of a chunk that `run` looked up, `[hotness, samples]`."""
+        rows = np.load(self._path(chunk), mmap_mode="r")[here]
+        return rows[np.newaxis] if self._expansion is None else self._expansion.array(rows)
 
     def forget(self, chunk: int) -> None:
         """Remove the file of a chunk."""

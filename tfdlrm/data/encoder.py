@@ -31,13 +31,13 @@ from tfdlrm.data.encoder_checks import (
     vocabulary_of,
 )
 from tfdlrm.data.encoder_files import EncoderParts, load_parts, part_names, save_parts
-from tfdlrm.data.expansion import Expansion
+from tfdlrm.data.expansion import expansion_of
 from tfdlrm.data.keys import Keys, keys_of
 from tfdlrm.data.lookup import UNKNOWN, BulkLookup, TableLookup, unknown_row
 from tfdlrm.data.once import Once
 from tfdlrm.data.transforms import BulkTransform, DenseStats, transform_dense
 from tfdlrm.data.vocabulary import Vocabulary
-from tfdlrm.spec.coding import Encoding, Expand, Unseen, ValueKind
+from tfdlrm.spec.coding import Encoding, Unseen, ValueKind
 from tfdlrm.spec.features import FeatureSpec, SparseFeature
 
 PADDING = -1
@@ -110,8 +110,8 @@ class FeatureEncoder(tf.Module):
         )
         self._groups = self._grouped(spec.sparse)
         self._has_unknown = any(coding.oov_row is None for coding in encoding.tables.values())
-        expands = ((feature, encoding.features[feature.name].expand) for feature in spec.sparse)
-        self._expansions = MappingProxyType({f.name: self._expansion(f, e) for f, e in expands if e is not None})
+        expansions = {f.name: expansion_of(f, encoding, self._lookup_of(f.table).vocabulary.rows) for f in spec.sparse}
+        self._expansions = MappingProxyType({name: made for name, made in expansions.items() if made is not None})
         # What encoding in bulk makes. A tf.function or a dict as an attribute would be exported with the model.
         self._bulk = Once()
 
@@ -277,10 +277,6 @@ class FeatureEncoder(tf.Module):
             encode, input_signature=[{name: tf.TensorSpec([1, None], types[name]) for name in sources}]
         )
         return compiled
-
-    def _expansion(self, feature: SparseFeature, expand: Expand) -> Expansion:
-        lookup = self._lookup_of(feature.table)
-        return Expansion(expand, feature.name, feature.hotness, lookup.coding.first_id, lookup.vocabulary.rows)
 
     def _lookup_of(self, table: str) -> TableLookup:
         return self._lookups[self.spec.tables.index(self.spec.table(table))]

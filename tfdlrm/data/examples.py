@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ def example_dataset(
         raise ConfigError(f"`epochs` must be at least `start_epoch`. Received: {epochs} and {start_epoch}.")
     manifest.check(directory)
     files = tf.constant([str(Path(directory) / shard.file) for shard in manifest.split(split).shards], tf.string)
-    parse = _Parser(manifest.spec, manifest.has_sample_weight)
+    parse = example_parser(manifest.spec, manifest.has_sample_weight)
 
     def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
         stream = tf.bitwise.left_shift(epoch, 32)
@@ -154,6 +155,15 @@ def example_dataset(
     options.autotune.enabled = False  # as in `packed_dataset`
     batches = batches.apply(tf.data.experimental.assert_cardinality(total)).prefetch(PREFETCH_BATCHES)
     return batches.with_options(options)
+
+
+def example_parser(spec: FeatureSpec, sample_weight: bool = False) -> Callable[[tf.Tensor], tuple[Any, ...]]:
+    """Return the function from serialized examples, strings `[B]`, to a batch of the batch contract.
+
+    Raises:
+        DataError: two columns would have one key.
+    """
+    return _Parser(spec, sample_weight)
 
 
 def _permuted(values: tf.Tensor, seed: int, stream: tf.Tensor) -> tf.Tensor:

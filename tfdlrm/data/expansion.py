@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tfdlrm.spec.coding import Expand
+from tfdlrm.spec.coding import Encoding, Expand
+from tfdlrm.spec.features import SparseFeature
 
 _MASK = 2**64 - 1
 # The generator SplitMix64 (Steele, Lea and Flood, 2014): a counter in steps of _STEP, mixed.
@@ -79,6 +80,14 @@ class Expansion:
         root = 2.0**32 / ((bits >> np.uint64(32)).astype(np.float64) + 1.0)
         square = root * root
         return np.fmod(np.floor(square * square - 1.0), float(self._count)).astype(np.int64)
+
+
+def expansion_of(feature: SparseFeature, encoding: Encoding, rows: int) -> Expansion | None:
+    """Return the expansion of a feature whose table has that many rows, `None` where its bags are not drawn."""
+    expand = encoding.features[feature.name].expand
+    if expand is None:
+        return None
+    return Expansion(expand, feature.name, feature.hotness, encoding.tables[feature.table].first_id, rows)
 
 
 def _mixed_array(bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

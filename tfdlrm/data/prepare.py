@@ -12,6 +12,7 @@ from tfdlrm.data.big_lookup import BigLookup
 from tfdlrm.data.columns import raw_columns
 from tfdlrm.data.encoder import FeatureEncoder
 from tfdlrm.data.encoder_files import ENCODER_FILE, EncoderParts, save_parts
+from tfdlrm.data.expansion import expansion_of
 from tfdlrm.data.manifest import MANIFEST, Manifest
 from tfdlrm.data.parallel import usable_cores
 from tfdlrm.data.parsing_pass import ParsingPass, refuse_no_training_rows
@@ -281,7 +282,7 @@ class _Work:
         coded, features = self._encoding.features, self._encoding.tables
         joinable = {table.name for table in spec.tables if features[table.name].kind == "vocabulary"}
         for feature in spec.sparse:
-            is_single = coded[feature.name].separator is None and feature.hotness == 1
+            is_single = coded[feature.name].separator is None
             is_key = coded[feature.name].source in self._keys or features[feature.table].value == "string"
             if not (is_single and is_key):
                 joinable.discard(feature.table)
@@ -301,6 +302,7 @@ class _Work:
             feature.name: BigLookup(
                 *(folder, f"{number:05d}", features[feature.table], coded[feature.name].source),
                 *(vocabularies[feature.table], self._memory_bytes),
+                expansion_of(feature, self._encoding, vocabularies[feature.table].rows),
             )
             for number, feature in enumerate(spec.sparse)
             if feature.table in joined

@@ -172,7 +172,7 @@ class ShardWriting:
         ranges = self._encoder.spec.id_columns
         for feature, (start, stop) in self.spec.id_columns.items():
             if feature in self._lookups:
-                whole[:, start] = self._lookups[feature].rows_of(chunk)[here]
+                whole[:, start:stop] = self._lookups[feature].rows_of(chunk, here).T
             else:
                 whole[:, start:stop] = sparse[:, slice(*ranges[feature])]
         return whole

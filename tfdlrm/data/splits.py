@@ -72,10 +72,10 @@ class SplitPlan:
             return _PartsPlan(split, _shares(split, rows), [TRAIN, VALIDATION, TEST])
         if split.by == "fold":
             codes_of_folds = [TEST if part == split.fold else TRAIN for part in range(split.folds)]
-            return _PartsPlan(split, _equal_parts(rows, split.folds), codes_of_folds)
+            return _PartsPlan(split, equal_parts(rows, split.folds), codes_of_folds)
         if split.by == "whole_and_half":
             return _PartsPlan(split, [rows - rows // 2, rows // 2], [TRAIN, EVERYWHERE])
-        *train, last = _equal_parts(rows, split.days) if split.days else rows_per_file
+        *train, last = equal_parts(rows, split.days) if split.days else rows_per_file
         uses = {"test_first": [TEST, VALIDATION], "validation_first": [VALIDATION, TEST], "test": [TEST, TEST]}
         first = last - last // 2 if split.odd_row == "first" else last // 2
         return _PartsPlan(split, [*train, first, last - first], [*(TRAIN for _ in train), *uses[split.last_day]])
@@ -92,6 +92,10 @@ class SplitPlan:
         """
         raise ConfigError('the split of a row must be asked of its chunk where split.by = "hash".')
 
+    def stretches(self) -> list[tuple[int, int]] | None:
+        """Return the consecutive stretches of rows as (row after the last, code); `None` where rows are mixed."""
+        return None
+
 
 class _PartsPlan(SplitPlan):
     """Consecutive parts of the rows, each with its split."""
@@ -104,6 +108,9 @@ class _PartsPlan(SplitPlan):
 
     def codes_of_rows(self, rows: npt.NDArray[np.int64]) -> Codes:
         return self._codes[np.searchsorted(self._ends, rows, side="right")]
+
+    def stretches(self) -> list[tuple[int, int]]:
+        return list(zip(self._ends.tolist(), self._codes.tolist(), strict=True))
 
 
 class _RowsPlan(SplitPlan):
@@ -188,6 +195,6 @@ def _shares(split: Split, rows: int) -> list[int]:
     return [first, second - first, rows - second]
 
 
-def _equal_parts(rows: int, parts: int) -> list[int]:
+def equal_parts(rows: int, parts: int) -> list[int]:
     """Return the lengths of consecutive parts; the remainder goes one row each to the first."""
     return [rows // parts + int(part < rows % parts) for part in range(parts)]

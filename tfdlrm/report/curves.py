@@ -80,12 +80,13 @@ def reliability_bins(
         if not total:
             continue
         observed = float(np.dot(w[part], y[part])) / total
-        low, high = _wilson(observed, total**2 / float(np.sum(w[part] ** 2)))
+        low, high = wilson_interval(observed, total**2 / float(np.sum(w[part] ** 2)))
         found.append(Bin(len(part), float(np.dot(w[part], p[part])) / total, observed, low, high))
     return found
 
 
-def _wilson(share: float, rows: float) -> tuple[float, float]:
+def wilson_interval(share: float, rows: float) -> tuple[float, float]:
+    """Return the ends of the 95% Wilson interval of a share observed in so many rows."""
     z = NormalDist().inv_cdf(0.975)
     middle = (share + z**2 / (2 * rows)) / (1 + z**2 / rows)
     reach = z * math.sqrt(share * (1 - share) / rows + z**2 / (4 * rows**2)) / (1 + z**2 / rows)

@@ -27,7 +27,7 @@ def learning_curve(history: Sequence[Mapping[str, Any]], best_step: int | None =
         history: One entry a validation, with `step`, `training_loss`, `log_loss` and `auc`.
         best_step: Step to mark.
     """
-    figure, (left, right) = _figure(columns=2)
+    figure, (left, right) = new_figure(columns=2)
     steps = [entry["step"] for entry in history]
     marker = "o" if len(steps) <= _MOST_MARKERS else ""
     for axes, names in ((left, ("training_loss", "log_loss")), (right, ("auc",))):
@@ -41,23 +41,23 @@ def learning_curve(history: Sequence[Mapping[str, Any]], best_step: int | None =
         axes.legend(frameon=False)
     left.set_ylabel("log loss")
     right.set_ylabel("AUC")
-    return _png(figure)
+    return png_of(figure)
 
 
 def roc_curves(curves: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]]) -> bytes:
     """Draw ROC curves: name to false and true positive rates."""
-    figure, (axes,) = _figure()
+    figure, (axes,) = new_figure()
     axes.plot([0, 1], [0, 1], color=_GREY, linestyle=":")
     for (name, (false, true)), colour in zip(curves.items(), COLOURS, strict=False):
         axes.plot(false, true, color=colour, label=name)
     axes.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(0, 1), ylim=(0, 1), aspect="equal")
     axes.legend(frameon=False, loc="lower right")
-    return _png(figure)
+    return png_of(figure)
 
 
 def reliability_diagram(bins: Mapping[str, Sequence[Bin]]) -> bytes:
     """Draw mean observed over mean predicted probability with 95% intervals: name to bins."""
-    figure, (axes,) = _figure()
+    figure, (axes,) = new_figure()
     highest = max(max(b.predicted, b.high) for own in bins.values() for b in own)
     axes.plot([0, highest], [0, highest], color=_GREY, linestyle=":")
     for (name, own), colour in zip(bins.items(), COLOURS, strict=False):
@@ -76,12 +76,12 @@ def reliability_diagram(bins: Mapping[str, Sequence[Bin]]) -> bytes:
     axes.set(xlabel="mean predicted probability", ylabel="mean observed", aspect="equal")
     axes.set(xlim=(0, highest * 1.02), ylim=(0, highest * 1.02))
     axes.legend(frameon=False, loc="upper left")
-    return _png(figure)
+    return png_of(figure)
 
 
 def score_distribution(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> bytes:
     """Draw how predicted probabilities of clicks and of non-clicks are distributed."""
-    figure, (axes,) = _figure()
+    figure, (axes,) = new_figure()
     y, p = np.asarray(labels), np.asarray(probabilities)
     edges = np.linspace(0, max(float(p.max()), 1e-6), 51).tolist()
     for value, name, colour in ((0, "label 0", COLOURS[0]), (1, "label 1", COLOURS[1])):
@@ -89,7 +89,7 @@ def score_distribution(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> b
             axes.hist(p[y == value], edges, density=True, histtype="stepfilled", alpha=0.5, color=colour, label=name)
     axes.set(xlabel="predicted probability", ylabel="density")
     axes.legend(frameon=False)
-    return _png(figure)
+    return png_of(figure)
 
 
 def cumulative_shares(curves: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike]], quantity: str) -> bytes:
@@ -99,7 +99,7 @@ def cumulative_shares(curves: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike, n
         curves: One panel each, at least one.
         quantity: What the values are, at least 0; those from 1 on are drawn to their logarithm.
     """
-    figure, panels = _figure(columns=len(curves))
+    figure, panels = new_figure(columns=len(curves))
     for axes, (title, (values, went_in, came_out)) in zip(panels, curves.items(), strict=True):
         places = np.asarray(values)
         axes.step(places, np.asarray(went_in), where="post", color=COLOURS[0], linewidth=3, alpha=0.5, label="in")
@@ -107,11 +107,12 @@ def cumulative_shares(curves: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike, n
         axes.set_xscale("symlog", linthresh=1)
         axes.set(title=title, xlabel=quantity, ylabel="share of draws up to it", ylim=(0, 1.02))
         axes.legend(frameon=False, loc="lower right")
-    return _png(figure)
+    return png_of(figure)
 
 
-def _figure(columns: int = 1) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(4.8 * columns, 4.2), layout="constrained")
+def new_figure(columns: int = 1, width: float = 4.8, height: float = 4.2) -> tuple[Figure, list[Axes]]:
+    """Return a figure and its panels side by side, each `width` by `height` inches."""
+    figure = Figure(figsize=(width * columns, height), layout="constrained")
     FigureCanvasAgg(figure)
     panels = [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
     for axes in panels:
@@ -120,7 +121,8 @@ def _figure(columns: int = 1) -> tuple[Figure, list[Axes]]:
     return figure, panels
 
 
-def _png(figure: Figure) -> bytes:
+def png_of(figure: Figure) -> bytes:
+    """Return a figure as a PNG image."""
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=110)
     return out.getvalue()
