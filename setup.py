@@ -59,6 +59,7 @@ EXTRAS = {
     "onnx": ["onnxruntime>=1.20,<2", "tf2onnx>=1.16,<2"],
     "docs": ["mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.26,<2"],
     "dev": [
+        "dill>=0.3.8,<1",  # tfds.testing imports it without asking for it
         "hypothesis>=6.100,<7",
         "mypy>=1.13,<3",
         "pre-commit>=4,<5",
