@@ -32,7 +32,7 @@ from tfdlrm.data.encoder_checks import (
 )
 from tfdlrm.data.encoder_files import EncoderParts, load_parts, part_names, save_parts
 from tfdlrm.data.expansion import expansion_of
-from tfdlrm.data.keys import Keys, keys_of
+from tfdlrm.data.keys import Keys, keys_of, with_missing_keys
 from tfdlrm.data.lookup import UNKNOWN, BulkLookup, TableLookup, unknown_row
 from tfdlrm.data.once import Once
 from tfdlrm.data.transforms import BulkTransform, DenseStats, transform_dense
@@ -323,7 +323,7 @@ class FeatureEncoder(tf.Module):
         """Return the table rows of keys `[1, values]`, `sizes` of them for each reader of the group."""
         sizes = tf.math.segment_sum(sizes, tf.constant(group.tables_of_readers))  # for each table
         codings = [lookup.coding for lookup in group.lookups]
-        keys = _with_missing_keys(keys, [coding.missing_key for coding in codings], sizes)
+        keys = with_missing_keys(keys, [coding.missing_key for coding in codings], sizes)
         parts = tf.split(keys.keys, sizes, axis=1, num=len(group.lookups))
         found = [lookup(part, in_bulk) for lookup, part in zip(group.lookups, parts, strict=True)]
         rows = tf.concat([tf.cast(own_rows, self._id_type) for own_rows, _ in found], axis=1)
@@ -382,20 +382,6 @@ class _Distinct(NamedTuple):
 
     values: tf.Tensor
     codes: npt.NDArray[np.int64]
-
-
-def _with_missing_keys(keys: Keys, missing_keys: list[int | None], sizes: tf.Tensor) -> Keys:
-    """Return keys `[1, values]`, `sizes` for each table, where missing values have the key that stands for them."""
-    if all(key is None for key in missing_keys):
-        return keys
-    stands_in = tf.repeat(tf.constant([key is not None for key in missing_keys]), sizes)
-    replaced = tf.logical_and(keys.missing, stands_in)
-    own = tf.repeat(tf.constant([key or 0 for key in missing_keys], tf.int64), sizes)
-    return Keys(
-        tf.where(replaced, own, keys.keys),
-        tf.logical_and(keys.missing, tf.logical_not(stands_in)),
-        tf.logical_or(keys.valid, replaced),
-    )
 
 
 def _padded(ids: tf.Tensor, bags: _Bags) -> tf.Tensor:

@@ -19,7 +19,7 @@ class TopRow(NamedTuple):
     """A frequent row: its id, and how often it was used (at least, where the table is sketched)."""
 
     row: int
-    count: int
+    uses: int
 
 
 class ExactCounts:

@@ -110,13 +110,13 @@ class _PartCounts:
         self.rows = 0
         self.clicks = 0.0
         self.ids = np.zeros([len(spec.sparse), ID_BINS], np.int64)
-        self.numbers = np.zeros([spec.n_dense, COARSE_BINS], np.uint32)
+        self.numbers = np.zeros([spec.n_dense, COARSE_BINS], np.int64)
 
     def merge(self, other: _PartCounts) -> None:
         self.rows += other.rows
         self.clicks += other.clicks
         self.ids += other.ids
-        self.numbers = self.numbers.astype(np.int64) + other.numbers
+        self.numbers += other.numbers
 
 
 class _Survey:
@@ -230,7 +230,7 @@ class _Survey:
             "counted": "exactly" if counts.is_exact else "sketch",
             "error": counts.error,
             "top": [
-                {"row": row.row, "count": row.count, "share": row.count / counts.total, "value": text}
+                {"row": row.row, "count": row.uses, "share": row.uses / counts.total, "value": text}
                 for row, text in zip(best, texts, strict=True)
             ],
             "coverage": [list(pair) for pair in zip(points, counts.coverage(points), strict=True)],

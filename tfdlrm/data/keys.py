@@ -198,3 +198,17 @@ def _expected_flags() -> tf.Tensor:
         rows.append([int.from_bytes(flags[:8], "big"), int.from_bytes(flags[8:], "big")])
     # Through NumPy: in a graph, tf.constant takes a list of such large numbers by way of float64.
     return tf.constant(np.array([*rows, never], np.uint64))
+
+
+def with_missing_keys(keys: Keys, missing_keys: list[int | None], sizes: tf.Tensor) -> Keys:
+    """Return keys `[1, values]`, `sizes` for each table, where missing values have the key that stands for them."""
+    if all(key is None for key in missing_keys):
+        return keys
+    stands_in = tf.repeat(tf.constant([key is not None for key in missing_keys]), sizes)
+    replaced = tf.logical_and(keys.missing, stands_in)
+    own = tf.repeat(tf.constant([key or 0 for key in missing_keys], tf.int64), sizes)
+    return Keys(
+        tf.where(replaced, own, keys.keys),
+        tf.logical_and(keys.missing, tf.logical_not(stands_in)),
+        tf.logical_or(keys.valid, replaced),
+    )

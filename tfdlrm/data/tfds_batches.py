@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfdlrm.data.columns import RawColumns, raw_columns
 from tfdlrm.data.encoder import FeatureEncoder
-from tfdlrm.data.vocabulary import VocabularyBuilder
+from tfdlrm.data.vocabulary_builder import VocabularyBuilder
 from tfdlrm.spec.coding import Encoding
 from tfdlrm.spec.config import DataConfig
 from tfdlrm.spec.criteo import LABEL
