@@ -171,7 +171,7 @@ class _BlockIndex:
         # An error inside would name the offset but not the file. Turned into an empty payload, it fails the
         # fingerprint below, which names both; the log keeps the cause. Mapping over a single element ends after
         # one failure, where ignoring the errors of the reader itself would retry a missing file for ever.
-        attempt = tf.data.Dataset.from_tensors((file, offset)).map(_read_record).ignore_errors(log_warning=True)
+        attempt = tf.data.Dataset.from_tensors((file, offset)).map(read_record).ignore_errors(log_warning=True)
         payload = attempt.concatenate(tf.data.Dataset.from_tensors("")).take(1).get_single_element()
         matches = tf.reduce_all(tf.equal(tf.fingerprint([payload])[0], tf.gather(self.fingerprint, block)))
         number, byte = (tf.strings.as_string(x) for x in (tf.gather(self.number, block), offset))
@@ -181,7 +181,7 @@ class _BlockIndex:
             return tf.identity(payload)
 
 
-def _read_record(file: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
+def read_record(file: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
     """Return the record that begins at a byte of a TFRecord file, its CRC checked."""
     # This op seeks. FixedLengthRecordDataset(header_bytes=offset) reads and drops all bytes before the offset, which
     # takes 20 times as long with shards of 330 MB. Unbuffered, bytes go straight from the page cache to the payload.

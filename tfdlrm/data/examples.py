@@ -9,14 +9,17 @@ from typing import Any
 import numpy.typing as npt
 import tensorflow as tf
 
-from tfdlrm.data.dataset import PARALLEL_READS, PREFETCH_BATCHES, steps_per_epoch
-from tfdlrm.data.manifest import Manifest
+from tfdlrm.data.dataset import PARALLEL_READS, PREFETCH_BATCHES, read_record, steps_per_epoch
+from tfdlrm.data.manifest import MANIFEST, Manifest
 from tfdlrm.data.packed import PackedWriter
 from tfdlrm.spec.errors import ConfigError, DataError
 from tfdlrm.spec.features import FeatureSpec
 
 WEIGHT_SUFFIX = "_weight"
 """What follows a sparse feature's name in the key of its ids' weights."""
+
+_READ_ROWS = 1024
+"""Rows of a shard that are counted at a time."""
 
 # Key of the example -> matrix of the batch contract and its half-open column range.
 Places = dict[str, tuple[str, int, int]]
@@ -116,8 +119,9 @@ def example_dataset(
         window_rows: Rows shuffled together, at least 1. About 1 KB of memory each for Criteo rows, twice over.
 
     Returns:
-        A dataset of the batch contract; see `packed_dataset`. Its cardinality is known, and a file with fewer or more
-        rows than the manifest says fails at the end of the epochs.
+        A dataset of the batch contract; see `packed_dataset`. Its cardinality is known. A shard that has other rows
+        than the manifest says, or rows that cannot be read, raises `tf.errors.InvalidArgumentError`, which names the
+        file, where it ends.
 
     Raises:
         DataError: `directory` holds no such data set or files disagree with the manifest, or `split` is unknown.
@@ -132,18 +136,22 @@ def example_dataset(
     if epochs is not None and epochs < start_epoch:
         raise ConfigError(f"`epochs` must be at least `start_epoch`. Received: {epochs} and {start_epoch}.")
     manifest.check(directory)
-    files = tf.constant([str(Path(directory) / shard.file) for shard in manifest.split(split).shards], tf.string)
+    shards = manifest.split(split).shards
+    files = tf.constant([str(Path(directory) / shard.file) for shard in shards], tf.string, [len(shards)])
+    file_rows = tf.constant([shard.rows for shard in shards], tf.int64, [len(shards)])
     parse = example_parser(manifest.spec, manifest.has_sample_weight)
 
     def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
         stream = tf.bitwise.left_shift(epoch, 32)
-        if not shuffle:
-            serialized = tf.data.TFRecordDataset(files).batch(batch_size, drop_remainder)
-        else:
-            windows = tf.data.TFRecordDataset(_permuted(files, seed, stream)).batch(window_rows).enumerate()
-            windows = windows.map(lambda number, rows: _permuted(rows, seed, stream + number + 1)).prefetch(1)
-            serialized = windows.rebatch(batch_size, drop_remainder=drop_remainder)
-        return serialized.map(parse, num_parallel_calls=PARALLEL_READS, deterministic=True)
+        order = _permuted(tf.range(len(shards)), seed, stream) if shuffle else tf.range(len(shards))
+        rows = tf.data.Dataset.from_tensor_slices((tf.gather(files, order), tf.gather(file_rows, order)))
+        rows = rows.flat_map(_rows_of_shard)
+        if shuffle:
+            windows = rows.rebatch(window_rows).enumerate()
+            rows = windows.map(lambda number, rows: _permuted(rows, seed, stream + number + 1)).prefetch(1)
+        return rows.rebatch(batch_size, drop_remainder=drop_remainder).map(
+            parse, num_parallel_calls=PARALLEL_READS, deterministic=True
+        )
 
     if steps == 0:
         batches, total = epoch_batches(tf.constant(0, tf.int64)).take(0), 0
@@ -164,6 +172,28 @@ def example_parser(spec: FeatureSpec, sample_weight: bool = False) -> Callable[[
         DataError: two columns would have one key.
     """
     return _Parser(spec, sample_weight)
+
+
+def _rows_of_shard(file: tf.Tensor, rows: tf.Tensor) -> tf.data.Dataset:
+    """Return the serialized examples of a shard, strings `[n]`; raises in the graph unless there are `rows` of them."""
+    # A damaged or cut record is an error that does not name the file, a cut between records none at all. Here either is
+    # the end of the shard, where its rows are counted. The first record is read to see that there is a file: a missing
+    # one is an error that comes again and again.
+    readable = tf.data.Dataset.from_tensors(file).map(lambda name: read_record(name, tf.constant(0, tf.int64)))
+    records = readable.ignore_errors(log_warning=True).flat_map(
+        lambda _: tf.data.TFRecordDataset(file).ignore_errors(log_warning=True)
+    )
+    pieces = records.batch(_READ_ROWS).concatenate(tf.data.Dataset.from_tensors(tf.constant([], tf.string)))
+
+    def count(before: tf.Tensor, piece: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        found = before + tf.size(piece, tf.int64)
+        whole = tf.logical_or(tf.size(piece) > 0, tf.equal(found, rows))
+        texts = [tf.strings.as_string(number) for number in (found, rows)]
+        message = tf.strings.join([file, ": ", texts[0], f" rows can be read, where {MANIFEST} names ", texts[1]])
+        with tf.control_dependencies([tf.debugging.Assert(whole, [message])]):
+            return found, tf.identity(piece)
+
+    return pieces.scan(tf.constant(0, tf.int64), count).filter(lambda piece: tf.size(piece) > 0)
 
 
 def _permuted(values: tf.Tensor, seed: int, stream: tf.Tensor) -> tf.Tensor:

@@ -58,13 +58,25 @@ def difference(recipe: Mapping[str, Any], data: DataConfig, paths: Sequence[Path
     """
     if not recipe.keys() >= {"settings", "raw", "side_tables"}:
         return "one that does not say what was read"
-    changed = _first_change("data", recipe["settings"], _settings(data))
+    changed = changed_settings(recipe, data)
     sides = [expand_path(table.file) for table in data.format.side_tables]
     return (
         changed
         or _changed_file("raw", recipe["raw"], paths)
         or _changed_file("side table", recipe["side_tables"], sides)
     )
+
+
+def changed_settings(recipe: Mapping[str, Any], data: DataConfig) -> str | None:
+    """Say in words how the settings of a recipe differ from a configuration; `None` where they do not.
+
+    Args:
+        recipe: What `recipe_of` returned, through JSON; one without settings differs from any.
+        data: The configuration wanted.
+    """
+    if "settings" not in recipe:
+        return "one that does not say how"
+    return _first_change("data", recipe["settings"], _settings(data))
 
 
 def _settings(data: DataConfig) -> dict[str, Any]:
