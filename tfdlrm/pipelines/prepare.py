@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tfdlrm.pipelines.arguments import positive
 from tfdlrm.pipelines.cli import load_tensorflow, run_command
 from tfdlrm.pipelines.console import Stopwatch, progress_bars
 from tfdlrm.pipelines.recipe_text import diff_lines, explanation_lines
@@ -38,6 +39,13 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the prepared data go")
     run.add_argument(
         "--embedding-dim", type=int, metavar="D", help=f"width of the tables (default: the recipe's, or {_WIDTH})"
+    )
+    run.add_argument(
+        "--memory",
+        type=positive,
+        default=512,
+        metavar="MIB",
+        help="for counts and for looking values up; beyond it sorted files serve (default: %(default)s)",
     )
     run.add_argument("--overwrite", action="store_true", help="replace what another recipe prepared there")
     run.set_defaults(body=_run)
@@ -79,11 +87,23 @@ def _run(args: argparse.Namespace) -> int:
     if width < 1:
         raise ConfigError(f"`--embedding-dim` must be at least 1. Received: {width}.")
     load_tensorflow()
+    from tfdlrm.data.partial import partial_folder
     from tfdlrm.data.prepare import prepare
 
+    left = partial_folder(args.out)
+    if left.exists():
+        print(f"{left}: an earlier run was broken off; it is gone on from if its settings and raw files are the same.")
     watch = Stopwatch()
     with progress_bars() as bar:
-        manifest = prepare(config.data, raw, args.out, width, overwrite=args.overwrite, progress=bar)
+        manifest = prepare(
+            config.data,
+            raw,
+            args.out,
+            width,
+            overwrite=args.overwrite,
+            progress=bar,
+            memory_bytes=args.memory << 20,
+        )
     rows = ", ".join(f"{name} {split.rows:,}" for name, split in manifest.splits.items() if split.rows)
     bad = sum(manifest.statistics["bad_rows"].values())
     print(
