@@ -93,7 +93,7 @@ def fb(rows: Sequence[Row], kaggle: bool, max_ind_range: int = -1) -> Expected:
         for column, text in zip(known, row.hashes, strict=True):
             key = int(text or "0", 16)
             key = key % max_ind_range if max_ind_range > 0 else key
-            ids.append(column.setdefault(key, len(column)))
+            ids.append(column.setdefault(int(np.uint32(key).view(np.int32)), len(column)))  # X_cat is int32
         dense = np.array([max(int(text or "0"), 0) for text in row.numbers], np.int32)
         split = TRAIN if number < start else TEST if number in tests else VALIDATION
         expected.add(split, row, np.log(dense.astype(np.float32) + 1), ids)

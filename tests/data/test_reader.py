@@ -265,3 +265,15 @@ def test_chunks_come_in_order_from_any_number_of_threads(tmp_path, threads):
     assert [row for _, rows, _ in whole for row in rows] == [row for row in range(300) if row not in (7, 250)]
     assert whole == [(chunk.index, chunk.rows.tolist(), chunk.frame.rows()) for chunk in reader]
     assert [line.split("\t")[1] for line in aside.read_text().splitlines()] == ["8", "251"]
+
+
+def test_chunks_say_which_file_they_are_of(tmp_path):
+    paths = []
+    for name, rows in (("one", 40), ("two", 1), ("three", 25)):
+        paths.append(tmp_path / name)
+        paths[-1].write_text("1\t2\n" * rows)
+    reader = RawReader(RawFormat(columns=("label", "n")), paths, dense=["n"], chunk_bytes=60)
+    rows_of: dict[int, int] = {}
+    for chunk in reader:
+        rows_of[chunk.file] = rows_of.get(chunk.file, 0) + chunk.read
+    assert rows_of == {0: 40, 1: 1, 2: 25}

@@ -138,9 +138,7 @@ def test_recipe_equals_the_published_rules(case, tmp_path):
             np.testing.assert_array_equal(in_graph["dense"], in_frame["dense"])
 
 
-@pytest.mark.parametrize(
-    "case", ["fb kaggle", "fb modulo", "nvidia kaggle", "tfm kaggle", "torchrec kaggle"], ids=lambda c: c
-)
+@pytest.mark.parametrize("case", ["fb kaggle", "fb modulo", "nvidia kaggle", "tfm kaggle", "torchrec kaggle"])
 def test_recipe_equals_the_published_rules_on_real_rows(case, shared_data, tmp_path):
     path = shared_data("criteo_kaggle/train.txt")
     _, data, rule = CASES[case]
@@ -148,6 +146,14 @@ def test_recipe_equals_the_published_rules_on_real_rows(case, shared_data, tmp_p
     assert len(rows) == 7200
     assert any(int(text, 16) >= 2**31 for row in rows for text in row.hashes if text)
     assert_prepared(data, [path], rule(rows), tmp_path / "out")
+
+
+@pytest.mark.parametrize("case", ["fb terabyte", "nvidia terabyte", "torchrec terabyte"])
+def test_recipe_equals_the_published_rules_on_real_days(case, shared_data, tmp_path):
+    """One file trains, the other is the last day."""
+    paths = [shared_data("criteo_kaggle/train.txt"), shared_data("criteo_terabyte/day_0")]
+    _, data, rule = CASES[case]
+    assert_prepared(data, paths, rule(read_rows(paths)), tmp_path / "out")
 
 
 def test_half_precision_is_that_of_the_published_files(tmp_path):
