@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from tfdlrm.data.dropped_rows import kept_rows
 from tfdlrm.data.encoder import FeatureEncoder
@@ -294,27 +295,28 @@ class _Comparison:
 
 
 class _Pairs:
-    """The pairs of ids that occur together, each once, in 16 bytes a pair at most."""
+    """The pairs of ids that occur together, each once: 8 bytes a pair, 16 where a table has 2^31 rows or more."""
 
     def __init__(self) -> None:
         self._ids = self._differ = 0
-        self._known = np.empty((0, 2), np.int64)
-        self._waiting: list[Array] = []
+        self._known = pl.DataFrame()
+        self._waiting: list[pl.DataFrame] = []
 
     def add(self, a: Array, b: Array) -> None:
         self._ids += len(a)
         self._differ += int(np.count_nonzero(a != b))
-        self._waiting.append(np.unique(np.stack([a, b], axis=1).astype(np.int64), axis=0))
-        if sum(map(len, self._waiting)) >= max(_MERGE_ABOVE, len(self._known)):
+        self._waiting.append(pl.DataFrame({"a": a, "b": b}).unique())
+        if sum(frame.height for frame in self._waiting) >= max(_MERGE_ABOVE, self._known.height):
             self._merge()
 
     def diff(self, name: str, rows_a: int, rows_b: int) -> SparseDiff:
         self._merge()
-        split, merged = (int((np.unique(self._known[:, side], return_counts=True)[1] > 1).sum()) for side in (0, 1))
+        split, merged = (self._known.group_by(side).len().filter(pl.col("len") > 1).height for side in ("a", "b"))
         return SparseDiff(name, rows_a, rows_b, self._ids, self._differ, split, merged)
 
     def _merge(self) -> None:
-        self._known = np.unique(np.concatenate([self._known, *self._waiting]), axis=0)
+        known = [self._known] if self._known.width else []
+        self._known = pl.concat([*known, *self._waiting]).unique()
         self._waiting = []
 
 
