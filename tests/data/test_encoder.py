@@ -472,7 +472,7 @@ def test_bad_parts_are_named(encoder):
         FeatureEncoder(encoder.spec, as_text, vocabularies, stats)
     for change, message in (
         ({"hotness": 2}, "`hotness` of feature `city` must be 1"),
-        ({"weighted": True}, "`weighted` of feature `city` must be false"),
+        ({"weighted": True}, "`weighted` of feature `city` must say whether its coding has `weights`"),
     ):
         sparse = tuple(f.model_copy(update=change if f.name == "city" else {}) for f in encoder.spec.sparse)
         with pytest.raises(SpecError, match=message):

@@ -73,6 +73,14 @@ def raw_columns(encoding: Encoding, table_of: Mapping[str, str], dense: Iterable
                 f"{'number' if is_number else 'string'} for feature `{feature}`, the other for {other[coding.source]}."
             )
         wanted.setdefault(coding.source, f"feature `{feature}`")
+        if coding.weights is not None:
+            strings.setdefault(coding.weights, f"the weights of feature `{feature}`")
+    both = sorted(numbers.keys() & strings.keys())
+    if both:
+        raise SpecError(
+            f"raw column `{both[0]}` must be either a number or a string. Received: a number for {numbers[both[0]]}, "
+            f"a string for {strings[both[0]]}."
+        )
     return RawColumns(numbers=tuple(numbers), strings=tuple(strings))
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import polars as pl
 import tensorflow as tf
 
+from tfdlrm.data.bag_weights import batch_weights, frame_weights
 from tfdlrm.data.columns import (
     is_keyed,
     key_column,
@@ -134,7 +135,7 @@ class FeatureEncoder(tf.Module):
 
         Returns:
             `dense`, float32 `[B, n_dense]`, and `sparse`, `[B, n_ids]` of int32, or int64 where a table has 2^31 rows
-            or more.
+            or more; with weighted features `weights`, float32 `[B, n_ids]`, 1 for the others.
 
         Raises:
             DataError: a column is absent, or of another type or rank.
@@ -153,7 +154,10 @@ class FeatureEncoder(tf.Module):
                 sparse = tf.transpose(tf.concat([ids[name] for name in self.spec.sparse_names], axis=0))
                 if self._has_unknown:
                     sparse = self._refusing_unknown(sparse)
-            return {"dense": dense, "sparse": sparse}
+            batched = {"dense": dense, "sparse": sparse}
+            if self.spec.has_weights:
+                batched["weights"] = batch_weights(self.spec, self.encoding, columns)
+            return batched
 
     def encode_frame(
         self, frame: pl.DataFrame, dropped: Counter[str] | None = None, file: int | None = None
@@ -171,11 +175,11 @@ class FeatureEncoder(tf.Module):
                 the minimum of that file. `None` shifts as `encode` does.
 
         Returns:
-            `dense` and `sparse` as `encode` returns them, as NumPy arrays.
+            What `encode` returns, as NumPy arrays.
 
         Raises:
-            DataError: a column is absent or of another type, or a table has no row for a value, and its coding no
-                `oov_row`.
+            DataError: a column is absent or of another type; a table has no row for a value, and its coding no
+                `oov_row`; or a bag has not one weight for each value.
         """
         dense = np.empty((self.spec.n_dense, frame.height), np.float32)
         sparse = np.empty((self.spec.n_ids, frame.height), self._id_type.as_numpy_dtype)
@@ -193,9 +197,10 @@ class FeatureEncoder(tf.Module):
                 sparse[start:stop] = ids if expansion is None else expansion.array(ids)
             if others:
                 self._encode_texts(frame, others, sparse, dropped)
+            weights = {"weights": frame_weights(self.spec, self.encoding, frame)} if self.spec.has_weights else {}
         if self._has_unknown:
             refuse_unknown(self.spec, self.encoding, frame, sparse)
-        return {"dense": transposed(dense), "sparse": transposed(sparse)}
+        return {"dense": transposed(dense), "sparse": transposed(sparse), **weights}
 
     def _encode_texts(
         self,

@@ -41,8 +41,11 @@ def refuse_unless_encodable(feature: SparseFeature, coding: FeatureCoding) -> No
             f"`hotness` of feature `{feature.name}` must be 1 where its coding has neither `separator` nor `expand`. "
             f"Received: {feature.hotness}."
         )
-    if feature.weighted:
-        raise SpecError(f"`weighted` of feature `{feature.name}` must be false: raw rows carry no weights of ids.")
+    if feature.weighted != (coding.weights is not None):
+        raise SpecError(
+            f"`weighted` of feature `{feature.name}` must say whether its coding has `weights`. "
+            f"Received: {feature.weighted} and {coding.weights!r}."
+        )
 
 
 def stats_used(spec: FeatureSpec, stats: Mapping[str, DenseStats]) -> dict[str, DenseStats]:

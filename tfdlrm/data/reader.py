@@ -19,6 +19,7 @@ from tfdlrm.data.raw_blocks import CHUNK_BYTES, RawFile, expand_path, read_block
 from tfdlrm.data.row_parser import (
     Check,
     RowParser,
+    bag_weights,
     filled,
     finite,
     hexadecimal,
@@ -81,6 +82,7 @@ class RawReader:
         dense: Raw columns read as numbers.
         strings: Raw columns read as text.
         hex_columns: Those of `strings` that hold hexadecimal keys, with the separator of a bag or `None`.
+        weights: Those of `strings` that hold the weights of a bag: column to the bag's column and its separator.
         keys: Raw columns that hold one hexadecimal key a row, read as numbers, which is several times faster.
         extra: Raw columns to carry along as text under `extra:<name>`: a split key, a time.
         required: Those of `extra` that must not be empty.
@@ -109,6 +111,7 @@ class RawReader:
         strings: Sequence[str] = (),
         *,
         hex_columns: Mapping[str, str | None] | None = None,
+        weights: Mapping[str, tuple[str, str]] | None = None,
         keys: Sequence[str] = (),
         extra: Sequence[str] = (),
         required: Collection[str] = (),
@@ -133,7 +136,7 @@ class RawReader:
         # Every file is opened now, so that a missing one is not found out hours later.
         headers = [self._first_line(path) for path in self.paths]
         self.names = self._names(headers)
-        self._plan(dense, strings, hex_columns or {}, keys, extra, required)
+        self._plan(dense, strings, hex_columns or {}, weights or {}, keys, extra, required)
 
     def survey(self, progress: Callable[[int], None] = lambda rows: None) -> list[RawFile]:
         """Return rows, size and checksum of each file; found in a pass of its own and kept.
@@ -264,6 +267,7 @@ class RawReader:
         dense: Sequence[str],
         strings: Sequence[str],
         hex_columns: Mapping[str, str | None],
+        weights: Mapping[str, tuple[str, str]],
         keys: Sequence[str],
         extra: Sequence[str],
         required: Collection[str],
@@ -289,6 +293,9 @@ class RawReader:
         checks += [check(name) for name in dense if origin[name] is None for check in (readable, finite)]
         checks += [hexadecimal(name, sep) for name, sep in hex_columns.items() if origin[name] is None]
         checks += [hexadecimal(name, None) for name in keys]
+        checks += [
+            bag_weights(name, *bag) for name, bag in weights.items() if origin[name] is None and origin[bag[0]] is None
+        ]
         checks += [filled(name) for name in required if origin[name] is None]
         order = {name: i for i, name in enumerate(special.values())}
         checks.sort(key=lambda c: order.get(c.column, len(order) + self.names.index(c.column)))

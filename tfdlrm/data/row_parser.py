@@ -64,6 +64,10 @@ class Check:
     passes_if_plain: bool = False
 
 
+WEIGHT = r"[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]+)?"
+"""What the weight of a value in a bag looks like, as a regular expression."""
+
+
 @dataclass(frozen=True)
 class Parsed:
     """What became of a block of lines.
@@ -113,6 +117,15 @@ def hexadecimal(column: str, separator: str | None) -> Check:
     is_read = value.str.to_integer(base=16, dtype=pl.UInt64, strict=False).is_not_null() & ~value.str.starts_with("+")
     is_short = value.str.len_bytes() <= _HEX_DIGITS_OF_A_KEY
     return Check(column, rule, (value == "") | (is_short & is_read), is_short, passes_if_plain=True)
+
+
+def bag_weights(column: str, source: str, separator: str) -> Check:
+    """A finite number for each value of the bag in `source`; empty parts count in neither."""
+    parts = text(column).str.split(separator).list.eval(pl.element().filter(pl.element() != ""))
+    values = text(source).str.split(separator).list.eval(pl.element().filter(pl.element() != ""))
+    numbers = pl.element().str.contains(f"^{WEIGHT}$") & pl.element().cast(pl.Float32, strict=False).is_finite()
+    good = parts.list.eval(numbers.fill_null(False)).list.all() & (parts.list.len() == values.list.len())
+    return Check(column, f"must hold a finite number for each value of `{source}`", good)
 
 
 def label_is_number(rule: LabelRule) -> bool:

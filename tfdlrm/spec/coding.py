@@ -158,17 +158,24 @@ class FeatureCoding(Frozen):
         source: Raw column name.
         separator: Splits one raw string into the ids of a bag; `None` for one value a row.
         expand: Makes a bag of the one id of a row; `None` leaves it alone.
+        weights: Raw column with a number for each value of the bag, joined by the same separator; `None` for none.
     """
 
     source: str
     separator: str | None = Field(default=None, min_length=1)
     expand: Expand | None = None
+    weights: str | None = None
 
     @model_validator(mode="after")
     def _one_kind_of_bag(self) -> FeatureCoding:
         if self.separator is not None and self.expand is not None:
             raise SpecError(
                 f"`expand` must not be given beside `separator`: column `{self.source}` holds bags. Received: both."
+            )
+        if self.weights is not None and (self.separator is None or self.weights == self.source):
+            raise SpecError(
+                f"`weights` of column `{self.source}` must name another column and come with `separator`. "
+                f"Received: {self.weights!r}, separator {self.separator!r}."
             )
         return self
 

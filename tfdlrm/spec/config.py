@@ -28,6 +28,7 @@ class SparseColumn(Frozen):
         table: Table it reads; features that name the same table share it. Defaults to `name`.
         separator: Splits one raw string into a bag of ids.
         hotness: Bag length kept; further values of a longer bag are dropped and counted. Defaults to 1.
+        weights: Raw column with the weights of the bag's values, joined by the same separator. Needs `separator`.
         expand: Makes a bag of `hotness` ids of the one id of a row; see `Expand`. Not beside `separator`.
         combiner: `"sum"` or `"mean"`.
         kind, value, min_count, id_modulus, buckets: As in `TableCoding`; default to the `[data.coding]` section.
@@ -38,6 +39,7 @@ class SparseColumn(Frozen):
     table: str | None = None
     separator: str | None = None
     hotness: int = Field(default=1, ge=1)
+    weights: str | None = None
     expand: Expand | None = None
     combiner: Combiner = "sum"
     kind: TableKind | None = None

@@ -23,7 +23,8 @@ def encoding_of(data: DataConfig) -> Encoding:
         if tables.setdefault(name, coding) != coding:
             raise SpecError(f"features that share table `{name}` must have the same coding. Received: `{column.name}`.")
     features = {
-        c.name: FeatureCoding(source=c.source or c.name, separator=c.separator, expand=c.expand) for c in data.sparse
+        c.name: FeatureCoding(source=c.source or c.name, separator=c.separator, expand=c.expand, weights=c.weights)
+        for c in data.sparse
     }
     return Encoding(features=features, tables=tables)
 
@@ -39,7 +40,13 @@ def spec_of(data: DataConfig, vocabulary_sizes: Mapping[str, int], embedding_dim
     return FeatureSpec(
         dense=tuple(DenseFeature(name=c.name, transform=c.transform) for c in data.dense),
         sparse=tuple(
-            SparseFeature(name=c.name, table=c.table or c.name, hotness=c.hotness, combiner=c.combiner)
+            SparseFeature(
+                name=c.name,
+                table=c.table or c.name,
+                hotness=c.hotness,
+                combiner=c.combiner,
+                weighted=c.weights is not None,
+            )
             for c in data.sparse
         ),
         tables=tuple(

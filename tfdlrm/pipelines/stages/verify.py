@@ -123,8 +123,10 @@ def _predicted(run: Run, encoded: Mapping[str, npt.NDArray[Any]], step: int) -> 
 
 def _used(run: Run, encoded: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
     """Return the inputs of `serve_ids`."""
-    ids = {"sparse": encoded["sparse"].astype(np.int64)}
-    return {"dense": encoded["dense"], **ids} if run.spec.n_dense else ids
+    unused = () if run.spec.n_dense else ("dense",)
+    return {name: array for name, array in encoded.items() if name not in unused} | {
+        "sparse": encoded["sparse"].astype(np.int64)
+    }
 
 
 def _ask(client: PredictClient, columns: Mapping[str, list[Any]], by_row: bool) -> npt.NDArray[Any]:
