@@ -45,7 +45,9 @@ class CriteoClickLogs(tfds.core.GeneratorBasedBuilder):
     Splits hold rows in the order of the raw files, so that a slice such as `train[:85%]` is a stretch of time. A row
     that is malformed, or a file that is missing or cut short, fails the generation with its name and line.
 
-    With a Beam runner or Beam options in the download config, the files are read by Beam, each by one worker.
+    With a Beam runner or Beam options in the download config, the files are read by Beam, each by one worker. Without,
+    TFDS serializes some thousand rows a second: `max_examples_per_split` of the download config takes the first ones
+    only, and `tfdlrm.data.prepare` is the way to train on all of them.
 
     Example:
         >>> config = tfds.download.DownloadConfig(manual_dir="/data/criteo")  # holds train.txt
