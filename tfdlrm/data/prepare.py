@@ -156,6 +156,7 @@ class _Work:
             strings=[name for name in columns.strings if name not in self._keys],
             hex_columns={name: sep for name, sep in self._hex_columns().items() if name not in self._keys},
             keys=self._keys,
+            weights={c.weights: (c.source, c.separator) for c in self._encoding.features.values() if c.weights},
             extra=[data.split.key] if data.split.by == "hash" and data.split.key else [],
         )
 
@@ -279,6 +280,8 @@ class _Work:
         self, spec: FeatureSpec, vocabularies: Mapping[str, Vocabulary], partial: PartialData
     ) -> dict[str, BigLookup]:
         """Return what looks up the features of the largest tables, so many that the others fit into memory."""
+        if spec.has_weights:  # which are encoded for all features together
+            return {}
         coded, features = self._encoding.features, self._encoding.tables
         joinable = {table.name for table in spec.tables if features[table.name].kind == "vocabulary"}
         for feature in spec.sparse:
