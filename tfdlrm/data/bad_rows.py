@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,11 +85,23 @@ class BadRows:
         elif self._file is not None and self._file.exists():  # the pass has ended
             publish(self._file, file)
 
-    def add(self, path: Path, line: int, problem: Problem, raw: bytes) -> None:
+    def merge(self, state: Mapping[str, Any]) -> None:
+        """Add the counts that another one, of later rows, has as its `state`.
+
+        Raises:
+            DataError: one bad row too many, as in `add`.
+        """
+        self.counts.update(state["counts"])
+        self.total = sum(self.counts.values())
+        self._first = self._first or state["first"]
+        if self.total:
+            self._refuse_too_many()
+
+    def add(self, path: object, line: int, problem: Problem, raw: bytes) -> None:
         """Count a row and set it aside.
 
         Args:
-            path: File it is in.
+            path: File it is in, as messages call it.
             line: Its line there, from 1, a header counted.
             problem: What is wrong with it.
             raw: Its text without the line end.
@@ -100,13 +112,16 @@ class BadRows:
         self.total += 1
         self.counts[problem.reason] += 1
         self._first = self._first or f"{path}:{line}: {problem}"
-        if self.total > self._limit():
-            raise DataError(self._first + self._excess())
+        self._refuse_too_many()
         if self._file is None:
             return
         if self._out is None:
             self._out = open(temporary_name(self._file), "wb")  # noqa: SIM115, closed by `open`
         self._out.write(f"{path}\t{line}\t{problem}\t".encode() + raw + b"\n")
+
+    def _refuse_too_many(self) -> None:
+        if self.total > self._limit():
+            raise DataError(self._first + self._excess())
 
     def _excess(self) -> str:
         limit = self._limit()

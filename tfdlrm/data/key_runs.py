@@ -86,6 +86,14 @@ def merged_pieces(runs: Sequence[Run], at_once: int) -> Iterator[Counted]:
             yield merge_counts(parts)
 
 
+def merge_runs(runs: Sequence[Run]) -> Run:
+    """Merge runs in memory; unlike `merged_pieces`, texts are kept, and may share a key."""
+    if any(run.texts is not None for run in runs):
+        merged = _merged_texts([run.counted for run in runs], [run.texts for run in runs if run.texts is not None])
+        return Run(Counted(merged["key"].to_numpy(), merged["count"].to_numpy()), merged["text"])
+    return Run(merge_counts([run.counted for run in runs]))
+
+
 def _pieces(keys: Sequence[npt.NDArray[Any]], at_once: int) -> Iterator[list[tuple[int, int]]]:
     """Yield where each run starts and stops in each piece; a key is in the same piece for all runs."""
     starts = [0] * len(keys)
@@ -107,12 +115,16 @@ def _after(keys: npt.NDArray[Any], pivot: np.uint64) -> int:
     return int(np.searchsorted(keys, pivot.astype(keys.dtype), side="right"))  # of the same type: nothing is copied
 
 
-def _merge_texts(parts: Sequence[Counted], texts: Sequence[pl.Series]) -> Counted:
+def _merged_texts(parts: Sequence[Counted], texts: Sequence[pl.Series]) -> pl.DataFrame:
     frames = [
         pl.DataFrame({"key": part.keys.astype(np.uint64), "text": text, "count": part.counts})
         for part, text in zip(parts, texts, strict=True)
     ]
-    merged = pl.concat(frames).group_by("key", "text").agg(pl.col("count").sum()).sort("key", "text")
+    return pl.concat(frames).group_by("key", "text").agg(pl.col("count").sum()).sort("key", "text")
+
+
+def _merge_texts(parts: Sequence[Counted], texts: Sequence[pl.Series]) -> Counted:
+    merged = _merged_texts(parts, texts)
     keys = merged["key"].to_numpy()
     same = np.flatnonzero(keys[1:] == keys[:-1])
     if same.size:

@@ -6,24 +6,21 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from tfdlrm.data.big_lookup import BigLookup
-from tfdlrm.data.columns import raw_columns
 from tfdlrm.data.encoder import FeatureEncoder
 from tfdlrm.data.encoder_files import ENCODER_FILE, EncoderParts, save_parts
 from tfdlrm.data.expansion import expansion_of
-from tfdlrm.data.manifest import MANIFEST, Manifest
+from tfdlrm.data.manifest import MANIFEST, Manifest, SplitInfo
 from tfdlrm.data.parallel import usable_cores
 from tfdlrm.data.parsing_pass import ParsingPass, refuse_no_training_rows
 from tfdlrm.data.partial import PartialData, partial_data, partial_folder
 from tfdlrm.data.raw_blocks import CHUNK_BYTES, RawFile, expand_path
-from tfdlrm.data.reader import RawReader
 from tfdlrm.data.recipe import difference, identity_of, recipe_of
-from tfdlrm.data.row_statistics import summarize
+from tfdlrm.data.recipe_reader import feature_reader, key_columns, recipe_reader
+from tfdlrm.data.row_statistics import RowStatistics, summarize
 from tfdlrm.data.shard_plan import ShardPlan
 from tfdlrm.data.shard_writing import ShardWriting, without_features
-from tfdlrm.data.side_tables import SideFile
 from tfdlrm.data.splits import SplitPlan, read_times
 from tfdlrm.data.staged_rows import StagedRows, refuse_full_disk
 from tfdlrm.data.transforms import DenseStats, FileMinimums
@@ -95,10 +92,10 @@ def prepare(
             is preparing it.
     """
     directory = Path(directory)
-    done = None if overwrite else _done_before(data, raw, directory)
+    done = None if overwrite else done_before(data, raw, directory)
     if done is not None:
         return done.model_copy(update={"spec": done.spec.with_embedding_dim(embedding_dim)})
-    _refuse_foreign(directory)
+    refuse_foreign(directory)
     work = _Work(data, raw, progress, chunk_bytes, memory_bytes)
     identity = {**identity_of(data, raw), "layout": _LAYOUT, "chunk_bytes": chunk_bytes, "memory_bytes": memory_bytes}
     with partial_data(directory, identity) as partial:
@@ -107,7 +104,43 @@ def prepare(
     return manifest
 
 
-def _done_before(data: DataConfig, raw: Sequence[str | Path], directory: Path) -> Manifest | None:
+def manifest_of(
+    data: DataConfig,
+    parts: EncoderParts,
+    files: Sequence[RawFile],
+    splits: Mapping[str, SplitInfo],
+    counted: Mapping[str, RowStatistics],
+    dropped: Mapping[str, int],
+    bad_rows: Mapping[str, int],
+) -> Manifest:
+    """Return the manifest of prepared data.
+
+    Args:
+        data: The recipe.
+        parts: The encoder.
+        files: The raw files as they were read.
+        splits: Shards of each split.
+        counted: Statistics of each split.
+        dropped: Values dropped from bags, by feature.
+        bad_rows: Bad rows, by reason.
+    """
+    statistics = {
+        **summarize(dict(counted)),
+        "vocabulary_sizes": {table.name: table.vocabulary_size for table in parts.spec.tables},
+        "dropped_values": {c.name: dropped.get(c.name, 0) for c in data.sparse if c.separator is not None},
+        "bad_rows": dict(bad_rows),
+    }
+    return Manifest(
+        spec=parts.spec,
+        encoding=parts.encoding,
+        recipe=recipe_of(data, files),
+        splits=dict(splits),
+        has_sample_weight=data.format.weight is not None,
+        statistics=statistics,
+    )
+
+
+def done_before(data: DataConfig, raw: Sequence[str | Path], directory: Path) -> Manifest | None:
     """Return the manifest that `directory` holds, if it is of these settings and files."""
     if not _is_prepared(directory):
         return None
@@ -124,7 +157,7 @@ def _is_prepared(directory: Path) -> bool:
     return (directory / MANIFEST).exists()
 
 
-def _refuse_foreign(directory: Path) -> None:
+def refuse_foreign(directory: Path) -> None:
     """Raise unless `directory` is absent, empty or holds prepared data: nothing else may be replaced."""
     if directory.exists() and not _is_prepared(directory) and (directory.is_file() or any(directory.iterdir())):
         raise ConfigError(f"{directory}: must be empty or hold prepared data. Received: something else.")
@@ -149,16 +182,8 @@ class _Work:
         self._threads = min(usable_cores(), MOST_THREADS)
         self._encoding = encoding_of(data)
         self._table_of = {c.name: c.table or c.name for c in data.sparse}
-        columns = raw_columns(self._encoding, self._table_of, [c.name for c in data.dense])
-        self._keys = self._key_columns()
-        self._main_reader = self._reader(
-            dense=columns.numbers,
-            strings=[name for name in columns.strings if name not in self._keys],
-            hex_columns={name: sep for name, sep in self._hex_columns().items() if name not in self._keys},
-            keys=self._keys,
-            weights={c.weights: (c.source, c.separator) for c in self._encoding.features.values() if c.weights},
-            extra=[data.split.key] if data.split.by == "hash" and data.split.key else [],
-        )
+        self._keys = key_columns(data)
+        self._main_reader = feature_reader(data, raw, chunk_bytes, self._keys)
 
     def run(self, partial: PartialData, embedding_dim: int) -> Manifest:
         """Write everything but the manifest into the growing folder and return what it must say."""
@@ -220,23 +245,9 @@ class _Work:
                 writer.write(done)
                 saved.result()
         splits, counted, dropped = writer.result()
-        spec = writer.spec
         parsing.write_bad_rows(partial.out / BAD_ROWS_FILE)
         self._refuse_changed(files)
-        statistics = {
-            **summarize(counted),
-            "vocabulary_sizes": {table.name: table.vocabulary_size for table in spec.tables},
-            "dropped_values": {c.name: dropped[c.name] for c in data.sparse if c.separator is not None},
-            "bad_rows": dict(parsing.bad.counts),
-        }
-        return Manifest(
-            spec=spec,
-            encoding=encoding,
-            recipe=recipe_of(data, files),
-            splits=splits,
-            has_sample_weight=data.format.weight is not None,
-            statistics=statistics,
-        )
+        return manifest_of(data, parts, files, splits, counted, dropped, parsing.bad.counts)
 
     def _survey(self, partial: PartialData) -> list[RawFile]:
         """Count the rows of the raw files and take their checksums, unless an earlier try has."""
@@ -257,7 +268,8 @@ class _Work:
             return SplitPlan.make(split, rows_per_file)
         if column is None:
             raise ConfigError('`data.format.time` must name a column where split.by = "time".')
-        times = read_times(self._reader(extra=[column]), column, self._progress("time", rows))
+        reader = recipe_reader(self._data, self._raw, self._chunk_bytes, extra=[column])
+        times = read_times(reader, column, self._progress("time", rows))
         return SplitPlan.make(split, rows_per_file, times)
 
     def _vocabularies(
@@ -330,35 +342,3 @@ class _Work:
     def _packed_row_bytes(self) -> int:
         """Return how many bytes a row of ids takes, about."""
         return 4 * (len(self._data.dense) + sum(c.hotness for c in self._data.sparse) + 2)
-
-    def _reader(self, extra: Sequence[str] = (), **options: Any) -> RawReader:
-        """Return a reader of the raw files; whatever it is for, a row without a time is bad where time splits."""
-        data = self._data
-        times = [data.format.time] if data.split.by == "time" and data.format.time is not None else []
-        return RawReader(
-            data.format,
-            self._raw,
-            extra=list(dict.fromkeys([*extra, *times])),
-            required=times,
-            max_bad_share=data.max_bad_share,
-            chunk_bytes=self._chunk_bytes,
-            **options,
-        )
-
-    def _hex_columns(self) -> dict[str, str | None]:
-        """Return the raw columns that must hold hexadecimal keys, with the separator of their bags."""
-        features = self._encoding.features.items()
-        hexadecimal = [c for name, c in features if self._encoding.tables[self._table_of[name]].value == "hex"]
-        # Where features read one column both as a bag and as a single value, the stricter reading counts.
-        return {c.source: c.separator for c in sorted(hexadecimal, key=lambda c: c.separator is None)}
-
-    def _key_columns(self) -> list[str]:
-        """Return the raw columns that all features read as one hexadecimal key a row."""
-        data, tables = self._data, self._encoding.tables
-        readers: dict[str, list[bool]] = {}
-        for name, coding in self._encoding.features.items():
-            is_key = tables[self._table_of[name]].value == "hex" and coding.separator is None
-            readers.setdefault(coding.source, []).append(is_key)
-        # Those of side tables are joined as text.
-        joined = {name for table in data.format.side_tables for name in SideFile(table).provides}
-        return [name for name, are_keys in readers.items() if all(are_keys) and name not in joined]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 
@@ -23,6 +23,33 @@ _BOM = b"\xef\xbb\xbf"
 _LONGEST_LINE = 64 << 20
 _COUNTED_AT_ONCE = 1 << 20
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
+
+
+class RawPath(Protocol):
+    """A raw file: a path, or what stands for a file elsewhere. Its text is what messages call it."""
+
+    @property
+    def suffix(self) -> str:
+        """The end of the name, from its last dot."""
+
+    def open(self, mode: Literal["rb"]) -> BinaryIO:
+        """Open the file."""
+
+    def stat(self) -> os.stat_result:
+        """Return size and time of the last change."""
+
+
+class Span(NamedTuple):
+    """A block of whole lines of one file.
+
+    Attributes:
+        start, stop: Its bytes, of the unpacked text where the file is packed.
+        rows: Its lines, a header not counted.
+    """
+
+    start: int
+    stop: int
+    rows: int
 
 
 class _Digest:
@@ -64,11 +91,17 @@ class RawFile:
         sha256: Of the bytes on disk, 64 hexadecimal digits.
     """
 
-    path: Path
+    path: RawPath
     rows: int
     size: int
     mtime_ns: int
     sha256: str
+
+    @property
+    def identity(self) -> dict[str, str | int]:
+        """What tells the file from others without reading it."""
+        place = self.path.resolve() if isinstance(self.path, Path) else self.path
+        return {"path": str(place), "size": self.size, "mtime_ns": self.mtime_ns}
 
 
 def expand_path(text: str | Path) -> Path:
@@ -89,7 +122,13 @@ def expand_path(text: str | Path) -> Path:
     return Path(os.path.expandvars(str(text))).expanduser()
 
 
-def read_pieces(path: Path, size: int = 1 << 20, digest: _Digest | None = None) -> Iterator[bytes]:
+def is_packed(path: RawPath) -> bool:
+    """Tell whether a file is gzip, by its first bytes."""
+    with path.open("rb") as file:
+        return file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+
+
+def read_pieces(path: RawPath, size: int = 1 << 20, digest: _Digest | None = None) -> Iterator[bytes]:
     """Yield the content of a file in order; gzip is told by its first bytes and unpacked.
 
     A gzip file may hold several members. One that was cut exactly between two members cannot be told from a
@@ -104,14 +143,16 @@ def read_pieces(path: Path, size: int = 1 << 20, digest: _Digest | None = None) 
         DataError: the file cannot be read, is no gzip file though named so, or its gzip data is cut or corrupt.
     """
     try:
-        with open(path, "rb") as file:
-            start = file.peek(len(_GZIP_MAGIC))
-            pieces = iter(lambda: file.read(size), b"")
+        with path.open("rb") as file:
+            first = file.read(max(size, len(_GZIP_MAGIC)))
+            magic = first[: len(_GZIP_MAGIC)]
+            pieces: Iterator[bytes] = itertools.chain([first] if first else [], iter(lambda: file.read(size), b""))
+            del first  # as large as a chunk
             if digest is not None:
                 pieces = _digested(pieces, digest)
-            if start.startswith(_GZIP_MAGIC):
+            if magic == _GZIP_MAGIC:
                 yield from _unpack(path, pieces, size)
-            elif start and path.suffix == ".gz":
+            elif magic and path.suffix == ".gz":
                 raise DataError(f"{path}: not a gzip file.")
             else:
                 yield from pieces
@@ -119,7 +160,7 @@ def read_pieces(path: Path, size: int = 1 << 20, digest: _Digest | None = None) 
         raise DataError(f"{path}: cannot be read: {error.strerror}.") from None
 
 
-def read_blocks(path: Path, chunk_bytes: int = CHUNK_BYTES, digest: _Digest | None = None) -> Iterator[bytes]:
+def read_blocks(path: RawPath, chunk_bytes: int = CHUNK_BYTES, digest: _Digest | None = None) -> Iterator[bytes]:
     r"""Yield blocks of whole lines, each ending with `\n`; a byte order mark and the `\r` of CRLF are gone.
 
     Args:
@@ -130,7 +171,13 @@ def read_blocks(path: Path, chunk_bytes: int = CHUNK_BYTES, digest: _Digest | No
     Raises:
         DataError: as in `read_pieces`, or a line is longer than 64 MiB.
     """
-    rest, first = b"", True
+    for _, block in _placed_blocks(path, chunk_bytes, digest):
+        yield block
+
+
+def _placed_blocks(path: RawPath, chunk_bytes: int, digest: _Digest | None) -> Iterator[tuple[tuple[int, int], bytes]]:
+    """Yield blocks as `read_blocks` does, each with the place where its bytes start and stop in the unpacked file."""
+    rest, start = b"", 0
     for piece in itertools.chain(read_pieces(path, chunk_bytes, digest), [None]):
         if piece is None:
             block, rest = rest, b""
@@ -140,15 +187,25 @@ def read_blocks(path: Path, chunk_bytes: int = CHUNK_BYTES, digest: _Digest | No
             block, rest = (b"".join((rest, lines)), piece[cut:]) if cut else (b"", rest + piece)
         if len(rest) > _LONGEST_LINE:
             raise DataError(f"{path}: a line is longer than {_LONGEST_LINE} bytes.")
-        if first and block:
-            block, first = block.removeprefix(_BOM), False
-        if not block:
-            continue
-        if not block.endswith(b"\n"):
-            block += b"\n"
-        if b"\r" in block:
-            block = block.replace(b"\r\n", b"\n")
-        yield block
+        stop = start + len(block)
+        lines_only = plain_lines(block, start == 0)
+        if lines_only:
+            yield (start, stop), lines_only
+        start = stop
+
+
+def plain_lines(block: bytes, first: bool) -> bytes:
+    r"""Return whole lines, each ending with `\n`, without a byte order mark and the `\r` of CRLF.
+
+    Args:
+        block: Lines; the last may lack its end.
+        first: Whether a file begins with them.
+    """
+    if first:
+        block = block.removeprefix(_BOM)
+    if block and not block.endswith(b"\n"):
+        block += b"\n"
+    return block.replace(b"\r\n", b"\n") if b"\r" in block else block
 
 
 def count_lines(block: bytes) -> int:
@@ -159,7 +216,7 @@ def count_lines(block: bytes) -> int:
 
 
 def survey(
-    path: Path,
+    path: RawPath,
     header: bool = False,
     chunk_bytes: int = 1 << 20,
     progress: Callable[[int], None] = lambda rows: None,
@@ -175,17 +232,27 @@ def survey(
     Raises:
         DataError: as in `read_blocks`, or there are no rows.
     """
-    rows = -int(header)
+    return survey_blocks(path, header, chunk_bytes, progress)[0]
+
+
+def survey_blocks(
+    path: RawPath, header: bool, chunk_bytes: int, progress: Callable[[int], None] = lambda rows: None
+) -> tuple[RawFile, list[Span]]:
+    """Return what `survey` returns, and where the blocks that have rows lie; see `survey` for the rest."""
+    spans = []
+    without = int(header)
     with _Digest() as digest:
-        for block in read_blocks(path, chunk_bytes, digest):
-            lines = count_lines(block)
-            progress(lines)
-            rows += lines
+        for (start, stop), block in _placed_blocks(path, chunk_bytes, digest):
+            rows = count_lines(block) - without
+            without = 0
+            progress(rows)
+            if rows:
+                spans.append(Span(start, stop, rows))
         sha256 = digest.hexdigest()
-    if rows < 1:
+    if not spans:
         raise DataError(f"{path}: no rows.")
     stat = path.stat()
-    return RawFile(path, rows, stat.st_size, stat.st_mtime_ns, sha256)
+    return RawFile(path, sum(span.rows for span in spans), stat.st_size, stat.st_mtime_ns, sha256), spans
 
 
 def _digested(pieces: Iterator[bytes], digest: _Digest) -> Iterator[bytes]:
@@ -194,7 +261,7 @@ def _digested(pieces: Iterator[bytes], digest: _Digest) -> Iterator[bytes]:
         yield piece
 
 
-def _unpack(path: Path, pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
+def _unpack(path: RawPath, pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
     decoder, inside = zlib.decompressobj(wbits=31), False
     for piece in pieces:
         while piece := piece if inside else piece.lstrip(b"\0"):  # zeros may pad the space after a member

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -15,7 +15,7 @@ import polars as pl
 from tfdlrm.data.bad_rows import BadRows, Problem
 from tfdlrm.data.fields import Layout, Lines, split_line
 from tfdlrm.data.parallel import ordered_map
-from tfdlrm.data.raw_blocks import CHUNK_BYTES, RawFile, expand_path, read_blocks, survey
+from tfdlrm.data.raw_blocks import CHUNK_BYTES, RawFile, RawPath, expand_path, read_blocks, survey
 from tfdlrm.data.row_parser import (
     Check,
     RowParser,
@@ -62,12 +62,12 @@ class RawChunk:
     file: int = 0
 
 
-class _Block(NamedTuple):
+class RawBlock(NamedTuple):
     """Lines of one file that are parsed together: number of the block, of its file, first line and first row."""
 
     number: int
     file: int
-    path: Path
+    path: RawPath
     lines: Lines
     line: int
     first_row: int
@@ -78,7 +78,8 @@ class RawReader:
 
     Args:
         format: How rows lie in the files.
-        paths: Files in order, plain or gzip; environment variables are expanded.
+        paths: Files in order, plain or gzip; environment variables are expanded. What is neither a string nor a path
+            must open as one does.
         dense: Raw columns read as numbers.
         strings: Raw columns read as text.
         hex_columns: Those of `strings` that hold hexadecimal keys, with the separator of a bag or `None`.
@@ -106,7 +107,7 @@ class RawReader:
     def __init__(
         self,
         format: RawFormat,
-        paths: Sequence[str | Path],
+        paths: Sequence[str | RawPath],
         dense: Sequence[str] = (),
         strings: Sequence[str] = (),
         *,
@@ -126,7 +127,7 @@ class RawReader:
                 raise ConfigError(
                     f"`{name}` must be an ASCII character other than a line end. Received: {character!r}."
                 )
-        self.paths = [expand_path(path) for path in paths]
+        self.paths = [expand_path(path) if isinstance(path, str | Path) else path for path in paths]
         self.bad = BadRows()
         self._files: list[RawFile] | None = None
         self._format = format
@@ -194,14 +195,24 @@ class RawReader:
         Raises:
             DataError: as iterating does; what `work` made of the chunk at fault, and of later ones, is not yielded.
         """
+        return self.map_blocks(work, self._blocks(done), threads, bad)
+
+    def map_blocks(
+        self,
+        work: Callable[[RawChunk], Result],
+        blocks: Iterable[RawBlock],
+        threads: int = 1,
+        bad: BadRows | None = None,
+    ) -> Iterator[Result]:
+        """Yield `work(chunk)` for given blocks, which need not be all, nor of the reader's own files; see `map`."""
         self.bad = bad = bad or self.bad_rows()
 
-        def parse(block: _Block) -> tuple[_Block, dict[int, Problem], Result]:
+        def parse(block: RawBlock) -> tuple[RawBlock, dict[int, Problem], Result]:
             problems, chunk = self._parse(block)
             return block, problems, work(chunk)
 
         with bad.open():
-            for block, problems, result in ordered_map(parse, self._blocks(done), threads):
+            for block, problems, result in ordered_map(parse, blocks, threads):
                 for index in sorted(problems):
                     bad.add(block.path, block.line + index, problems[index], block.lines[index])
                 yield result
@@ -210,21 +221,21 @@ class RawReader:
         """Return a collector of bad rows under this reader's limit, into a file or the reader's."""
         return BadRows(self._bad_limit, file or self._bad_rows_file)
 
-    def _blocks(self, done: Sequence[int]) -> Iterator[_Block]:
+    def _blocks(self, done: Sequence[int]) -> Iterator[RawBlock]:
         index = first_row = 0
         for file, path in enumerate(self.paths):
             line = first_line = 1 + int(self._format.header)
-            for lines in self._body(path):
+            for lines in self.body(path):
                 rows = done[index] if index < len(done) else len(lines)
                 if index >= len(done):
-                    yield _Block(index, file, path, lines, line, first_row)
+                    yield RawBlock(index, file, path, lines, line, first_row)
                 index += 1
                 line += rows
                 first_row += rows
             if line == first_line:
                 raise DataError(f"{path}: no rows.")
 
-    def _parse(self, block: _Block) -> tuple[dict[int, Problem], RawChunk]:
+    def _parse(self, block: RawBlock) -> tuple[dict[int, Problem], RawChunk]:
         parsed = self._parser.parse(block.lines)
         frame = parsed.frame
         for side in self._sides:
@@ -236,7 +247,8 @@ class RawReader:
     def _bad_limit(self) -> int:
         return math.floor(self._max_bad_share * sum(self.count())) if self._max_bad_share else 0
 
-    def _body(self, path: Path) -> Iterator[Lines]:
+    def body(self, path: RawPath) -> Iterator[Lines]:
+        """Yield the lines of a file in blocks, without its header."""
         header = self._format.header
         for block in read_blocks(path, self._chunk_bytes):
             body = block[block.index(b"\n") + 1 :] if header else block
@@ -244,7 +256,7 @@ class RawReader:
             if body:
                 yield Lines(body)
 
-    def _first_line(self, path: Path) -> bytes:
+    def _first_line(self, path: RawPath) -> bytes:
         for block in read_blocks(path, 1 << 16):
             return block[: block.index(b"\n")]
         raise DataError(f"{path}: no rows.")

@@ -24,7 +24,7 @@ def recipe_of(data: DataConfig, files: Sequence[RawFile]) -> dict[str, Any]:
         data: The configuration; what does not change the prepared rows is left out.
         files: The raw files as they were read.
     """
-    raw = [{**_identity(f.path), "rows": f.rows, "sha256": f.sha256} for f in files]
+    raw = [{**f.identity, "rows": f.rows, "sha256": f.sha256} for f in files]
     sides = [expand_path(table.file) for table in data.format.side_tables]
     return {
         "settings": _settings(data),

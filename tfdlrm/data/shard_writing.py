@@ -99,7 +99,7 @@ class ShardWriting:
         users = self._plan.users(missing)
         used_up = self._used_up(shards)
         self._forget([chunk for chunk in used_up if not users.get(chunk)])
-        for shard in ordered_map(lambda shard: self._write(shard, inside, done), missing, across):
+        for shard in ordered_map(lambda shard: self.write_shard(shard, inside, done), missing, across):
             for part in self._plan.slices(shard):
                 users[part.chunk].discard(shard)
                 if not users[part.chunk] and part.chunk in used_up:
@@ -126,7 +126,8 @@ class ShardWriting:
         }
         return splits, statistics, dropped
 
-    def _write(self, shard: Shard, threads: int, done: Callable[[int], None]) -> Shard:
+    def write_shard(self, shard: Shard, threads: int = 1, done: Callable[[int], None] = lambda rows: None) -> Shard:
+        """Write one shard and note that it is finished; returns it. See `write`."""
         weighted = self._data.format.weight is not None
         statistics, dropped = self._statistics(), Counter[str]()
         blocks, rows = self._data.rows_per_block, self._data.rows_per_shard

@@ -100,7 +100,7 @@ class SideFile:
         return joined.with_columns(pl.col(pl.String).fill_null(""))
 
 
-def check_header(path: Path, names: tuple[str, ...], expected: tuple[str, ...]) -> None:
+def check_header(path: object, names: tuple[str, ...], expected: tuple[str, ...]) -> None:
     """Raise `DataError` unless a header names each column once, and those that are expected."""
     repeated = sorted({n for n in names if names.count(n) > 1})
     if repeated:

@@ -60,7 +60,7 @@ class StatsCounter:
     """
 
     def __init__(self) -> None:
-        self._count = 0
+        self._count: float = 0
         self._mean = 0.0
         self._squares = 0.0  # sum of squared distances from the mean
         self._smallest = np.inf
@@ -81,14 +81,23 @@ class StatsCounter:
         finite[np.abs(finite) < _SMALLEST_NORMAL] = 0.0
         if not finite.size:
             return
-        count = self._count + finite.size
         mean = float(finite.mean())
+        squares = float(np.square(finite - mean).sum())
+        self._merge(finite.size, mean, squares, float(finite.min()), float(finite.max()))
+
+    def merge(self, state: Mapping[str, float]) -> None:
+        """Add what another one, whose `state` is given, counted."""
+        if state["_count"]:
+            self._merge(*(state[f"_{name}"] for name in ("count", "mean", "squares", "smallest", "largest")))
+
+    def _merge(self, added: float, mean: float, squares: float, smallest: float, largest: float) -> None:
+        count = self._count + added
         delta = mean - self._mean
-        self._squares += float(np.square(finite - mean).sum()) + delta**2 * self._count * finite.size / count
-        self._mean += delta * finite.size / count
+        self._squares += squares + delta**2 * self._count * added / count
+        self._mean += delta * added / count
         self._count = count
-        self._smallest = min(self._smallest, float(finite.min()))
-        self._largest = max(self._largest, float(finite.max()))
+        self._smallest = min(self._smallest, smallest)
+        self._largest = max(self._largest, largest)
 
     def build(self) -> DenseStats:
         """Return the statistics; the deviation of a constant, or of no value at all, is 1."""
