@@ -16,6 +16,7 @@ import polars as pl
 from tfdlrm.data.bad_rows import BadRows
 from tfdlrm.data.dropped_rows import kept_rows
 from tfdlrm.data.files import atomic_path, fsync_directory
+from tfdlrm.data.raw_parts import PartReader
 from tfdlrm.data.reader import RawChunk, RawReader
 from tfdlrm.data.shard_plan import ChunkRows
 from tfdlrm.data.splits import SPLIT_NAMES, TRAIN, SplitPlan, in_split
@@ -104,7 +105,7 @@ class ParsingPass:
     def __init__(
         self,
         data: DataConfig,
-        reader: RawReader,
+        reader: RawReader | PartReader,
         plan: SplitPlan,
         builder: VocabularyBuilder,
         minimums: FileMinimums,

@@ -11,16 +11,16 @@ from tfdlrm.data.big_lookup import BigLookup
 from tfdlrm.data.encoder import FeatureEncoder
 from tfdlrm.data.encoder_files import ENCODER_FILE, EncoderParts, save_parts
 from tfdlrm.data.expansion import expansion_of
-from tfdlrm.data.manifest import MANIFEST, Manifest, SplitInfo
+from tfdlrm.data.manifest import MANIFEST, Manifest
 from tfdlrm.data.parallel import usable_cores
 from tfdlrm.data.parsing_pass import ParsingPass, refuse_no_training_rows
 from tfdlrm.data.partial import PartialData, partial_data, partial_folder
 from tfdlrm.data.raw_blocks import CHUNK_BYTES, RawFile, expand_path
 from tfdlrm.data.recipe import difference, identity_of, recipe_of
 from tfdlrm.data.recipe_reader import feature_reader, key_columns, recipe_reader
-from tfdlrm.data.row_statistics import RowStatistics, summarize
+from tfdlrm.data.row_statistics import summarize
 from tfdlrm.data.shard_plan import ShardPlan
-from tfdlrm.data.shard_writing import ShardWriting, without_features
+from tfdlrm.data.shard_writing import ShardWriting, Written, without_features
 from tfdlrm.data.splits import SplitPlan, read_times
 from tfdlrm.data.staged_rows import StagedRows, refuse_full_disk
 from tfdlrm.data.transforms import DenseStats, FileMinimums
@@ -33,6 +33,7 @@ from tfdlrm.spec.errors import ConfigError, DataError
 from tfdlrm.spec.features import FeatureSpec
 
 BAD_ROWS_FILE = "bad_rows.tsv"
+LOCAL_ENGINE = "local"
 MOST_THREADS = 8
 """Threads beyond these would hold more memory than they save time: each has a chunk of text and its rows."""
 MEMORY_BYTES = 512 << 20
@@ -108,10 +109,9 @@ def manifest_of(
     data: DataConfig,
     parts: EncoderParts,
     files: Sequence[RawFile],
-    splits: Mapping[str, SplitInfo],
-    counted: Mapping[str, RowStatistics],
-    dropped: Mapping[str, int],
+    written: Written,
     bad_rows: Mapping[str, int],
+    engine: str = LOCAL_ENGINE,
 ) -> Manifest:
     """Return the manifest of prepared data.
 
@@ -119,22 +119,21 @@ def manifest_of(
         data: The recipe.
         parts: The encoder.
         files: The raw files as they were read.
-        splits: Shards of each split.
-        counted: Statistics of each split.
-        dropped: Values dropped from bags, by feature.
+        written: Their shards.
         bad_rows: Bad rows, by reason.
+        engine: Name of what prepared them. Defaults to the local engine.
     """
     statistics = {
-        **summarize(dict(counted)),
+        **summarize(written.statistics),
         "vocabulary_sizes": {table.name: table.vocabulary_size for table in parts.spec.tables},
-        "dropped_values": {c.name: dropped.get(c.name, 0) for c in data.sparse if c.separator is not None},
+        "dropped_values": {c.name: written.dropped[c.name] for c in data.sparse if c.separator is not None},
         "bad_rows": dict(bad_rows),
     }
     return Manifest(
         spec=parts.spec,
         encoding=parts.encoding,
-        recipe=recipe_of(data, files),
-        splits=dict(splits),
+        recipe={**recipe_of(data, files), "engine": engine},
+        splits=written.splits,
         has_sample_weight=data.format.weight is not None,
         statistics=statistics,
     )
@@ -244,10 +243,9 @@ class _Work:
                 saved = pool.submit(save_once, parts)  # which waits for the disk most of the time
                 writer.write(done)
                 saved.result()
-        splits, counted, dropped = writer.result()
         parsing.write_bad_rows(partial.out / BAD_ROWS_FILE)
         self._refuse_changed(files)
-        return manifest_of(data, parts, files, splits, counted, dropped, parsing.bad.counts)
+        return manifest_of(data, parts, files, writer.result(), parsing.bad.counts)
 
     def _survey(self, partial: PartialData) -> list[RawFile]:
         """Count the rows of the raw files and take their checksums, unless an earlier try has."""

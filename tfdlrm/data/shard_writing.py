@@ -35,6 +35,20 @@ class _Encoded(NamedTuple):
     dropped: Counter[str]
 
 
+class Written(NamedTuple):
+    """All shards.
+
+    Attributes:
+        splits: What the manifest says of each split.
+        statistics: Of each split.
+        dropped: Values dropped from bags, by feature.
+    """
+
+    splits: dict[str, SplitInfo]
+    statistics: dict[str, RowStatistics]
+    dropped: Counter[str]
+
+
 class ShardWriting:
     """Writes shards out of rows that were put aside, which are removed once no shard is left that needs them.
 
@@ -106,25 +120,9 @@ class ShardWriting:
                     self._forget([part.chunk])
         self._checked.update(shards)
 
-    def result(self) -> tuple[dict[str, SplitInfo], dict[str, RowStatistics], Counter[str]]:
-        """Return what the manifest says of each split, its statistics, and the values dropped from bags by feature."""
-        shards: dict[str, list[ShardInfo]] = {name: [] for name in SPLIT_NAMES}
-        positives = dict.fromkeys(SPLIT_NAMES, 0)
-        statistics = {name: self._statistics() for name in SPLIT_NAMES}
-        dropped: Counter[str] = Counter()
-        for shard in self._plan.shards():
-            note = self._note(shard)
-            shards[shard.split].append(ShardInfo.model_validate(note["shard"]))
-            positives[shard.split] += note["positives"]
-            dropped.update(note["dropped"])
-            own = self._statistics()
-            own.state = note["statistics"]
-            statistics[shard.split].merge(own)
-        splits = {
-            name: SplitInfo(rows=sum(s.rows for s in found), positives=positives[name], shards=tuple(found))
-            for name, found in shards.items()
-        }
-        return splits, statistics, dropped
+    def result(self) -> Written:
+        """Return what was written."""
+        return written(self._plan, self.spec, self._encoding, self._note)
 
     def write_shard(self, shard: Shard, threads: int = 1, done: Callable[[int], None] = lambda rows: None) -> Shard:
         """Write one shard and note that it is finished; returns it. See `write`."""
@@ -212,6 +210,36 @@ class ShardWriting:
             self._staged.forget(chunk)
             for lookup in self._lookups.values():
                 lookup.forget(chunk)
+
+
+def written(
+    plan: ShardPlan, spec: FeatureSpec, encoding: Encoding, note_of: Callable[[Shard], Mapping[str, Any]]
+) -> Written:
+    """Add up the notes on all shards.
+
+    Args:
+        plan: The shards.
+        spec: All features.
+        encoding: Their coding.
+        note_of: Returns what `ShardWriting.write_shard` noted of a shard.
+    """
+    shards: dict[str, list[ShardInfo]] = {name: [] for name in SPLIT_NAMES}
+    positives = dict.fromkeys(SPLIT_NAMES, 0)
+    statistics = {name: RowStatistics(spec, encoding) for name in SPLIT_NAMES}
+    dropped: Counter[str] = Counter()
+    for shard in plan.shards():
+        note = note_of(shard)
+        shards[shard.split].append(ShardInfo.model_validate(note["shard"]))
+        positives[shard.split] += note["positives"]
+        dropped.update(note["dropped"])
+        own = RowStatistics(spec, encoding)
+        own.state = note["statistics"]
+        statistics[shard.split].merge(own)
+    splits = {
+        name: SplitInfo(rows=sum(s.rows for s in found), positives=positives[name], shards=tuple(found))
+        for name, found in shards.items()
+    }
+    return Written(splits, statistics, dropped)
 
 
 def without_features(spec: FeatureSpec, names: Collection[str]) -> FeatureSpec:

@@ -137,6 +137,12 @@ class FileMinimums:
     def state(self, state: dict[str, Any]) -> None:
         self._smallest, self._training = dict(state["smallest"]), set(state["training"])
 
+    def merge(self, state: dict[str, Any]) -> None:
+        """Add what the `state` of another one, of the same columns, says."""
+        for file, smallest in state["smallest"]:
+            self._smallest[file] = min(smallest, self._smallest.get(file, np.inf))
+        self._training.update(state["training"])
+
     def add(self, file: int, frame: pl.DataFrame, trains: bool) -> None:
         """Count rows of a raw file, whatever split they are in.
 
