@@ -60,8 +60,7 @@ def prepare_with_beam(
         ConfigError: apache-beam is not installed, a column is not there, no row would train, `directory` holds
             something else, or the split needs the local engine.
     """
-    if importlib.util.find_spec("apache_beam") is None:
-        raise ConfigError('the engine "beam" needs apache-beam: pip install "tfdlrm[beam]"')
+    refuse_without_beam()
     if data.split.by == "time":
         raise ConfigError('`split.by` must not be "time" for the engine "beam": take the local one for this split.')
     # Only now, as they import apache-beam.
@@ -79,3 +78,9 @@ def prepare_with_beam(
     with growing(directory, identity, overwrite or not some_remote) as place:
         job = Job(data, place.root, locations, chunk_bytes, memory_bytes)
         return run_jobs(job, embedding_dim, pipeline_options, part_bytes, progress)
+
+
+def refuse_without_beam() -> None:
+    """Raise `ConfigError` unless apache-beam is installed."""
+    if importlib.util.find_spec("apache_beam") is None:
+        raise ConfigError('the engine "beam" needs apache-beam. To install it: pip install "tfdlrm[beam]"')
