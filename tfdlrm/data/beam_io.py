@@ -18,6 +18,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from tfdlrm.data.files import TEMPORARY_SUFFIX, publish, write_atomic
 from tfdlrm.data.raw_blocks import expand_path
+from tfdlrm.spec.errors import ConfigError
 
 
 def is_remote(location: str) -> bool:
@@ -26,9 +27,22 @@ def is_remote(location: str) -> bool:
 
 
 def location_of(path: object) -> str:
-    """Return a URL as it is, and a path as an absolute one, environment variables expanded."""
+    """Return a URL as it is, and a path as an absolute one, environment variables expanded.
+
+    Raises:
+        ConfigError: Beam cannot reach such URLs.
+    """
     text = str(path)
-    return text if is_remote(text) else os.path.abspath(expand_path(text))
+    if not is_remote(text):
+        return os.path.abspath(expand_path(text))
+    try:
+        FileSystems.get_filesystem(text)
+    except ValueError:
+        raise ConfigError(
+            f"{text}: no file system for this URL. Beam has those of Google Cloud, AWS and Azure as extras: "
+            'pip install "apache-beam[gcp]"'
+        ) from None
+    return text
 
 
 class BeamFile:

@@ -60,22 +60,22 @@ class _Parsed(NamedTuple):
 
 
 @contextmanager
-def growing(directory: str | Path, identity: Mapping[str, Any], replace: bool) -> Iterator[Place]:
+def growing(location: str, identity: Mapping[str, Any], replace: bool) -> Iterator[Place]:
     """Yield where the data of a directory grow; what is in `out` there gets its name when the block ends well.
 
     Args:
-        directory: A path, or a URL, which is not locked: two runs at a time would disturb each other.
+        location: An absolute path, or a URL, which is not locked: two runs at a time would disturb each other.
         identity: All that the result depends on, ready for JSON.
         replace: Whether prepared data may be replaced.
 
     Raises:
         ConfigError: the directory holds something else, or prepared data that may not be replaced.
     """
-    if is_remote(str(directory)):
-        with _growing_remote(str(directory).rstrip("/"), replace) as place:
+    if is_remote(location):
+        with _growing_remote(location.rstrip("/"), replace) as place:
             yield place
         return
-    directory = Path(directory).absolute()
+    directory = Path(location)
     refuse_foreign(directory)
     if not replace and (directory / MANIFEST).exists():
         raise ConfigError(f"{directory}: holds prepared data. Choose another directory or overwrite.")

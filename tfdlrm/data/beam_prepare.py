@@ -69,13 +69,14 @@ def prepare_with_beam(
     from tfdlrm.data.beam_survey import Job
 
     locations = tuple(location_of(path) for path in raw)
-    some_remote = any(is_remote(str(path)) for path in (directory, *locations))
+    target = location_of(directory) if is_remote(str(directory)) else str(Path(directory).absolute())
+    some_remote = any(is_remote(path) for path in (target, *locations))
     if not some_remote and not overwrite:
-        done = done_before(data, locations, Path(directory))
+        done = done_before(data, locations, Path(target))
         if done is not None:
             return done.model_copy(update={"spec": done.spec.with_embedding_dim(embedding_dim)})
     identity = {**identity_of(data, [] if some_remote else locations), "engine": "beam", "locations": locations}
-    with growing(directory, identity, overwrite or not some_remote) as place:
+    with growing(target, identity, overwrite or not some_remote) as place:
         job = Job(data, place.root, locations, chunk_bytes, memory_bytes)
         return run_jobs(job, embedding_dim, pipeline_options, part_bytes, progress)
 
