@@ -8,16 +8,20 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tfdlrm.pipelines.arguments import positive
+from tfdlrm.pipelines.beam import add_beam_arguments, refuse_idle_options, run_with_beam, split_beam_options
 from tfdlrm.pipelines.cli import load_tensorflow, run_command
-from tfdlrm.pipelines.console import Stopwatch, progress_bars
+from tfdlrm.pipelines.console import NewBar, Stopwatch, progress_bars
 from tfdlrm.pipelines.recipe_text import diff_lines, explanation_lines
 from tfdlrm.spec.config import DataConfig, load_config
 from tfdlrm.spec.errors import ConfigError
 from tfdlrm.spec.published import DATASETS, RECIPES
 from tfdlrm.spec.recipe_words import explain_recipe
+
+if TYPE_CHECKING:
+    from tfdlrm.data.manifest import Manifest
 
 _WIDTH = 16  # of the tables in the manifest; prepared rows do not depend on it
 
@@ -36,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change the recipe; repeatable"
     )
     run.add_argument("--raw", nargs="+", default=[], metavar="PATH", help="raw files in order, in place of `data.raw`")
-    run.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the prepared data go")
+    run.add_argument("--out", required=True, metavar="DIR", help="where the prepared data go; a URL with --engine beam")
     run.add_argument(
         "--embedding-dim", type=int, metavar="D", help=f"width of the tables (default: the recipe's, or {_WIDTH})"
     )
@@ -48,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="for counts and for looking values up; beyond it sorted files serve (default: %(default)s)",
     )
     run.add_argument("--overwrite", action="store_true", help="replace what another recipe prepared there")
+    add_beam_arguments(run)
     run.set_defaults(body=_run)
 
     explain = commands.add_parser("explain", help="say a recipe in words", allow_abbrev=False)
@@ -71,7 +76,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the arguments and do what they say."""
-    args = build_parser().parse_args(argv)
+    own, beam_options = split_beam_options(sys.argv[1:] if argv is None else argv)
+    args = build_parser().parse_args(own, argparse.Namespace(beam_options=beam_options))
     return run_command(lambda: args.body(args))
 
 
@@ -86,24 +92,11 @@ def _run(args: argparse.Namespace) -> int:
         width = _WIDTH if args.config is None else config.model.embedding_dim
     if width < 1:
         raise ConfigError(f"`--embedding-dim` must be at least 1. Received: {width}.")
+    refuse_idle_options(args.engine, args.beam_options)
     load_tensorflow()
-    from tfdlrm.data.partial import partial_folder
-    from tfdlrm.data.prepare import prepare
-
-    left = partial_folder(args.out)
-    if left.exists():
-        print(f"{left}: an earlier run was broken off; it is gone on from if its settings and raw files are the same.")
     watch = Stopwatch()
     with progress_bars() as bar:
-        manifest = prepare(
-            config.data,
-            raw,
-            args.out,
-            width,
-            overwrite=args.overwrite,
-            progress=bar,
-            memory_bytes=args.memory << 20,
-        )
+        manifest = _prepared(args, config.data, raw, width, bar)
     rows = ", ".join(f"{name} {split.rows:,}" for name, split in manifest.splits.items() if split.rows)
     bad = sum(manifest.statistics["bad_rows"].values())
     print(
@@ -112,6 +105,20 @@ def _run(args: argparse.Namespace) -> int:
         + f" ({watch.seconds:,.1f} s)"
     )
     return 0
+
+
+def _prepared(args: argparse.Namespace, data: DataConfig, raw: Sequence[str], width: int, bar: NewBar) -> Manifest:
+    """Prepare by the engine that was asked for."""
+    if args.engine == "beam":
+        return run_with_beam(data, raw, args.out, width, args.beam_options, overwrite=args.overwrite, progress=bar)
+    from tfdlrm.data.partial import partial_folder
+    from tfdlrm.data.prepare import prepare
+
+    out, memory = Path(args.out), args.memory << 20
+    left = partial_folder(out)
+    if left.exists():
+        print(f"{left}: an earlier run was broken off; it is gone on from if its settings and raw files are the same.")
+    return prepare(data, raw, out, width, overwrite=args.overwrite, progress=bar, memory_bytes=memory)
 
 
 def _explain(args: argparse.Namespace) -> int:
