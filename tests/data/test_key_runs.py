@@ -19,6 +19,7 @@ from tfdlrm.data.vocabulary_builder import VocabularyBuilder, map_vocabularies, 
 from tfdlrm.data.vocabulary_rows import vocabulary_of
 from tfdlrm.spec.coding import Encoding, FeatureCoding, TableCoding
 from tfdlrm.spec.errors import DataError
+from tfdlrm.spec.features import SparseFeature
 
 near_edges = st.one_of(st.integers(0, 40), st.integers(2**32 - 3, 2**32 + 3), st.integers(2**63 - 3, 2**64 - 1))
 
@@ -136,7 +137,9 @@ def test_the_join_finds_what_the_lookup_in_memory_finds(tmp_path_factory, known,
         })
         for chunk in chunks
     ]  # fmt: skip
-    join = BigLookup(tmp_path_factory.mktemp("join"), "c", coding, "c", vocabulary, memory_bytes)
+    feature = SparseFeature(name="c", table="c")
+    encoding = Encoding(features={"c": FeatureCoding(source="c")}, tables={"c": coding})
+    join = BigLookup(tmp_path_factory.mktemp("join"), "c", feature, encoding, vocabulary, memory_bytes)
     told: list[int] = []
     join.run(
         [f.height for f in frames], range(len(frames)), lambda chunk, names: frames[chunk].select(names), told.append

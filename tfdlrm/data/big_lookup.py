@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +11,60 @@ import numpy.typing as npt
 import polars as pl
 
 from tfdlrm.data.columns import KeyColumn, is_keyed, key_column, string_column, string_tensor
-from tfdlrm.data.expansion import Expansion
+from tfdlrm.data.expansion import expansion_of
 from tfdlrm.data.files import atomic_path
 from tfdlrm.data.keys import keys_in_bulk, shared_keys
 from tfdlrm.data.lookup import UNKNOWN, unknown_row
 from tfdlrm.data.vocabulary import Vocabulary
-from tfdlrm.spec.coding import TableCoding
+from tfdlrm.spec.coding import Encoding
 from tfdlrm.spec.errors import DataError
+from tfdlrm.spec.features import FeatureSpec, SparseFeature
 
 _KEY_BYTES = 48
 """Memory for each key of a batch: key, order, place and row, some of them twice while they are sorted."""
 _ENTRY_BYTES = 24
+_INDEX_BYTES = 56  # of an entry of a vocabulary that is looked up in memory: key and row in three forms, with room
 ReadColumn = Callable[[int, Sequence[str]], pl.DataFrame]
 """Returns columns of the chunk of a number."""
+
+
+def tables_to_join(
+    spec: FeatureSpec,
+    encoding: Encoding,
+    vocabularies: Mapping[str, Vocabulary],
+    key_columns: Collection[str],
+    memory_bytes: int,
+) -> set[str]:
+    """Return the largest tables, so many that the vocabularies of the others fit into memory.
+
+    Only tables whose features all have one value a row are joined: keys, or strings. Where bags carry weights none is,
+    as those are encoded for all features together.
+
+    Args:
+        spec: The features.
+        encoding: Their coding.
+        vocabularies: Vocabulary of each table.
+        key_columns: Raw columns that are read as keys.
+        memory_bytes: The memory.
+    """
+    sizes = {name: len(vocabulary.keys) * _INDEX_BYTES for name, vocabulary in vocabularies.items()}
+    joinable = {name for name in sizes if encoding.tables[name].kind == "vocabulary" and not spec.has_weights}
+    for feature in spec.sparse:
+        coding = encoding.features[feature.name]
+        is_key = coding.source in key_columns or encoding.tables[feature.table].value == "string"
+        if coding.separator is not None or not is_key:
+            joinable.discard(feature.table)
+    candidates = sorted(joinable, key=lambda name: -sizes[name])
+    if not spec.dense and len(candidates) == len(spec.tables):
+        candidates.pop()  # the encoder must have something left to encode
+    joined: set[str] = set()
+    left = sum(sizes.values())
+    for table in candidates:
+        if left <= memory_bytes:
+            break
+        joined.add(table)
+        left -= sizes[table]
+    return joined
 
 
 class BigLookup:
@@ -34,29 +75,27 @@ class BigLookup:
     Args:
         folder: Where the rows go, one file a chunk.
         name: Begins the names of the files.
-        coding: The coding of the feature's table.
-        source: The raw column that the feature reads, one value a row.
+        feature: The feature, of one raw value a row.
+        encoding: The coding of all features.
         vocabulary: The table's vocabulary, mapped from disk.
         memory_bytes: About how much memory may be used.
-        expansion: What makes bags of the rows found, if anything.
     """
 
     def __init__(
         self,
         folder: Path,
         name: str,
-        coding: TableCoding,
-        source: str,
+        feature: SparseFeature,
+        encoding: Encoding,
         vocabulary: Vocabulary,
         memory_bytes: int,
-        expansion: Expansion | None = None,
     ) -> None:
         self._folder = folder
         self._name = name
-        self._coding = coding
-        self._source = source
+        self._coding = encoding.tables[feature.table]
+        self._source = encoding.features[feature.name].source
         self._vocabulary = vocabulary
-        self._expansion = expansion
+        self._expansion = expansion_of(feature, encoding, vocabulary.rows)
         self._batch_rows = max(1, memory_bytes // 2 // _KEY_BYTES)
         self._entries = max(1, memory_bytes // 2 // _ENTRY_BYTES)
 

@@ -6,11 +6,11 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
-from tfdlrm.data.big_lookup import BigLookup
+from tfdlrm.data.big_lookup import BigLookup, tables_to_join
 from tfdlrm.data.encoder import FeatureEncoder
 from tfdlrm.data.encoder_files import ENCODER_FILE, EncoderParts, save_parts
-from tfdlrm.data.expansion import expansion_of
 from tfdlrm.data.manifest import MANIFEST, Manifest
 from tfdlrm.data.parallel import usable_cores
 from tfdlrm.data.parsing_pass import ParsingPass, refuse_no_training_rows
@@ -30,7 +30,6 @@ from tfdlrm.spec.coding import Encoding
 from tfdlrm.spec.config import DataConfig
 from tfdlrm.spec.derive import encoding_of, spec_of
 from tfdlrm.spec.errors import ConfigError, DataError
-from tfdlrm.spec.features import FeatureSpec
 
 BAD_ROWS_FILE = "bad_rows.tsv"
 LOCAL_ENGINE = "local"
@@ -40,7 +39,6 @@ MEMORY_BYTES = 512 << 20
 """Memory for counts, and for looking values up. What does not fit waits in sorted files."""
 _LAYOUT = 1
 """To be raised when what lies in the growing folder changes."""
-_INDEX_BYTES = 56  # of an entry of a vocabulary that is looked up in memory: key and row in three forms, with room
 Progress = Callable[[str, int], Callable[[int], None]]
 """Told the name of a phase and its rows (0 where not known yet); returns what is called with rows just done."""
 
@@ -162,6 +160,13 @@ def refuse_foreign(directory: Path) -> None:
         raise ConfigError(f"{directory}: must be empty or hold prepared data. Received: something else.")
 
 
+class _Learnt(NamedTuple):
+    """What rows told: the vocabulary of each table, and statistics of dense features that need some."""
+
+    vocabularies: dict[str, Vocabulary]
+    stats: dict[str, DenseStats]
+
+
 class _Work:
     """One run of `prepare`: raw files are counted, parsed and put aside; values are learnt; rows are encoded."""
 
@@ -186,14 +191,14 @@ class _Work:
 
     def run(self, partial: PartialData, embedding_dim: int) -> Manifest:
         """Write everything but the manifest into the growing folder and return what it must say."""
-        data, encoding, reader = self._data, self._encoding, self._main_reader
+        data, reader = self._data, self._main_reader
         files = self._survey(partial)
         rows = sum(file.rows for file in files)
         split_plan = self._split_plan(reader.count(), rows)
         standardize = [c.name for c in data.dense if c.transform == "standardize"]
-        builder = VocabularyBuilder(encoding, self._table_of, standardize)
+        builder = VocabularyBuilder(self._encoding, self._table_of, standardize)
         minimums = FileMinimums([c.name for c in data.dense if c.transform == "log_file_minimum"])
-        has_vocabulary = any(coding.kind == "vocabulary" for coding in encoding.tables.values())
+        has_vocabulary = any(coding.kind == "vocabulary" for coding in self._encoding.tables.values())
         learns = bool(standardize or minimums.columns or has_vocabulary)
         with StagedRows(partial.subfolder("staged")) as staged:
             parsing = ParsingPass(
@@ -201,20 +206,6 @@ class _Work:
                 *(self._threads, self._memory_bytes, sum(file.size for file in files) // self._chunk_bytes),
             )
             plan = ShardPlan(data.rows_per_shard, parsing.chunks)
-
-            def writing(vocabularies: Mapping[str, Vocabulary], stats: Mapping[str, DenseStats]) -> ShardWriting:
-                sizes = {name: vocabulary.rows for name, vocabulary in vocabularies.items()}
-                spec = spec_of(data, sizes, embedding_dim)
-                lookups = self._lookups(spec, vocabularies, partial) if learns else {}
-                small = without_features(spec, lookups)
-                own = {table.name: vocabularies[table.name] for table in small.tables}
-                kept = Encoding(
-                    features={f.name: encoding.features[f.name] for f in small.sparse},
-                    tables={name: encoding.tables[name] for name in own},
-                )
-                encoder = FeatureEncoder(small, kept, own, stats)
-                self._look_up(lookups, plan, staged, rows)
-                return ShardWriting(data, spec, encoding, encoder, lookups, partial, staged, plan, self._threads)
 
             def first(staged_bytes: float) -> None:
                 left = rows - sum(chunk.read for chunk in parsing.chunks)
@@ -224,11 +215,11 @@ class _Work:
                 for _ in parsing.run(self._progress("vocabulary", rows), first):
                     pass
                 refuse_no_training_rows(parsing.chunks)
-                vocabularies, stats = self._vocabularies(builder, minimums, parsing, partial)
-                writer = writing(vocabularies, stats)
+                learnt = self._vocabularies(builder, minimums, parsing, partial)
+                writer = self._writing(learnt, embedding_dim, partial, staged, plan)
             else:
-                vocabularies, stats = builder.build()
-                writer = writing(vocabularies, stats)
+                learnt = _Learnt(*builder.build())
+                writer = self._writing(learnt, embedding_dim, partial, staged, plan)
                 for _ in parsing.run(self._progress("read", rows), first):
                     writer.write(lambda rows: None, final=False)
                 refuse_no_training_rows(parsing.chunks)
@@ -237,7 +228,7 @@ class _Work:
                 if not (partial.out / ENCODER_FILE).exists():
                     save_parts(parts, partial.out)
 
-            parts = EncoderParts(writer.spec, encoding, dict(vocabularies), dict(stats))
+            parts = EncoderParts(writer.spec, self._encoding, learnt.vocabularies, learnt.stats)
             done = self._progress("encode", sum(sum(chunk.splits) for chunk in parsing.chunks))
             with ThreadPoolExecutor(1) as pool:
                 saved = pool.submit(save_once, parts)  # which waits for the disk most of the time
@@ -272,56 +263,47 @@ class _Work:
 
     def _vocabularies(
         self, builder: VocabularyBuilder, minimums: FileMinimums, parsing: ParsingPass, partial: PartialData
-    ) -> tuple[dict[str, Vocabulary], dict[str, DenseStats]]:
+    ) -> _Learnt:
         """Build vocabularies of what was counted, unless an earlier try has."""
         folder = partial.subfolder("vocabularies")
         known = map_vocabularies(folder)
         if known is not None:
             stats = {name: DenseStats.model_validate(values) for name, values in partial.read("stats.json").items()}
-            return known, stats
+            return _Learnt(known, stats)
         built, stats = builder.build(parsing.segments, folder, self._memory_bytes)
         stats |= minimums.build()
         partial.write("stats.json", {name: values.model_dump(mode="json") for name, values in stats.items()})
         save_vocabularies(built, folder)
         parsing.forget_counts()
-        return built, stats
+        return _Learnt(built, stats)
 
-    def _lookups(
-        self, spec: FeatureSpec, vocabularies: Mapping[str, Vocabulary], partial: PartialData
-    ) -> dict[str, BigLookup]:
-        """Return what looks up the features of the largest tables, so many that the others fit into memory."""
-        if spec.has_weights:  # which are encoded for all features together
-            return {}
-        coded, features = self._encoding.features, self._encoding.tables
-        joinable = {table.name for table in spec.tables if features[table.name].kind == "vocabulary"}
-        for feature in spec.sparse:
-            is_single = coded[feature.name].separator is None
-            is_key = coded[feature.name].source in self._keys or features[feature.table].value == "string"
-            if not (is_single and is_key):
-                joinable.discard(feature.table)
-        sizes = {name: len(vocabulary.keys) * _INDEX_BYTES for name, vocabulary in vocabularies.items()}
-        total = sum(sizes.values())
-        joined: set[str] = set()
-        candidates = sorted(joinable, key=lambda name: -sizes[name])
-        if not spec.dense and len(joinable) == len(spec.tables):
-            candidates.pop()  # the encoder must have something left to encode
-        for table in candidates:
-            if total <= self._memory_bytes:
-                break
-            joined.add(table)
-            total -= sizes[table]
+    def _writing(
+        self, learnt: _Learnt, embedding_dim: int, partial: PartialData, staged: StagedRows, plan: ShardPlan
+    ) -> ShardWriting:
+        """Return what writes shards, once the columns of tables too large for memory are looked up."""
+        data, encoding, vocabularies = self._data, self._encoding, learnt.vocabularies
+        spec = spec_of(data, {name: vocabulary.rows for name, vocabulary in vocabularies.items()}, embedding_dim)
+        tables = tables_to_join(spec, encoding, vocabularies, self._keys, self._memory_bytes)
         folder = partial.subfolder("looked_up")
-        return {
+        lookups = {
             feature.name: BigLookup(
-                *(folder, f"{number:05d}", features[feature.table], coded[feature.name].source),
+                *(folder, f"{number:05d}", feature, encoding),
                 *(vocabularies[feature.table], self._memory_bytes),
-                expansion_of(feature, self._encoding, vocabularies[feature.table].rows),
             )
             for number, feature in enumerate(spec.sparse)
-            if feature.table in joined
+            if feature.table in tables
         }
+        self._look_up(lookups, plan, staged)
+        small = without_features(spec, lookups)
+        own = {table.name: vocabularies[table.name] for table in small.tables}
+        kept = Encoding(
+            features={f.name: encoding.features[f.name] for f in small.sparse},
+            tables={name: encoding.tables[name] for name in own},
+        )
+        encoder = FeatureEncoder(small, kept, own, learnt.stats)
+        return ShardWriting(data, spec, encoding, encoder, lookups, partial, staged, plan, self._threads)
 
-    def _look_up(self, lookups: Mapping[str, BigLookup], plan: ShardPlan, staged: StagedRows, rows: int) -> None:
+    def _look_up(self, lookups: Mapping[str, BigLookup], plan: ShardPlan, staged: StagedRows) -> None:
         if not lookups:
             return
         counts = [chunk.kept for chunk in plan.chunks]
