@@ -190,7 +190,7 @@ class WriteShard(beam.DoFn):
         place = self._job.place
         loaded: _Loaded = self._loaded.acquire(lambda: _Loaded(self._job), tag=self._job.root)
         with place.scratch() as scratch:
-            partial = PartialData(scratch, resumed=False)
+            partial = PartialData(scratch)
             partial.out.mkdir()
             for part in loaded.plan.slices(shard):
                 place.fetch(f"{_STAGED}/{part.chunk:08d}.arrow", scratch)

@@ -47,6 +47,20 @@ def packed_columns(spec: FeatureSpec, sample_weight: bool) -> tuple[PackedColumn
     return tuple(columns)
 
 
+def refuse_large_blocks(spec: FeatureSpec, rows_per_block: int, rows_per_shard: int, sample_weight: bool) -> None:
+    """Raise `ConfigError` where `rows_per_block` or `rows_per_shard` is below 1, or a block would exceed 2 GiB."""
+    for name, value in (("rows_per_block", rows_per_block), ("rows_per_shard", rows_per_shard)):
+        if value < 1:
+            raise ConfigError(f"`{name}` must be at least 1. Received: {value}.")
+    columns = packed_columns(spec, sample_weight)
+    row_bytes = sum(np.dtype(column.dtype).itemsize * column.width for column in columns)
+    if min(rows_per_block, rows_per_shard) * row_bytes > MAX_BLOCK_BYTES:
+        raise ConfigError(
+            f"`rows_per_block` must be at most {MAX_BLOCK_BYTES // row_bytes} for rows of {row_bytes} bytes. "
+            f"Received: {min(rows_per_block, rows_per_shard)}."
+        )
+
+
 class PackedWriter:
     """Writes one split as packed shards `<split>-00000.tfrecord`, ...
 
@@ -90,18 +104,10 @@ class PackedWriter:
         sample_weight: bool = False,
         shard: int | None = None,
     ) -> None:
-        for name, value in (("rows_per_block", rows_per_block), ("rows_per_shard", rows_per_shard)):
-            if value < 1:
-                raise ConfigError(f"`{name}` must be at least 1. Received: {value}.")
         check_split_name(split)
         self.columns = packed_columns(spec, sample_weight)
+        refuse_large_blocks(spec, rows_per_block, rows_per_shard, sample_weight)
         rows_per_block = min(rows_per_block, rows_per_shard)
-        row_bytes = sum(np.dtype(column.dtype).itemsize * column.width for column in self.columns)
-        if rows_per_block * row_bytes > MAX_BLOCK_BYTES:
-            raise ConfigError(
-                f"`rows_per_block` must be at most {MAX_BLOCK_BYTES // row_bytes} for rows of {row_bytes} bytes. "
-                f"Received: {rows_per_block}."
-            )
         self.directory = Path(directory)
         self.split = split
         self.spec = spec

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from tfdlrm import __version__
 from tfdlrm.data.big_lookup import BigLookup, tables_to_join
 from tfdlrm.data.encoder import FeatureEncoder
+from tfdlrm.data.encoder_checks import refuse_unless_encodable
 from tfdlrm.data.encoder_files import ENCODER_FILE, EncoderParts, save_parts
 from tfdlrm.data.manifest import MANIFEST, Manifest
+from tfdlrm.data.packed import refuse_large_blocks
 from tfdlrm.data.parallel import usable_cores
 from tfdlrm.data.parsing_pass import ParsingPass, refuse_no_training_rows
-from tfdlrm.data.partial import PartialData, partial_data, partial_folder
+from tfdlrm.data.partial import PartialData, finish_published, partial_data
 from tfdlrm.data.raw_blocks import CHUNK_BYTES, RawFile, expand_path
 from tfdlrm.data.recipe import difference, identity_of, recipe_of
 from tfdlrm.data.recipe_reader import feature_reader, key_columns, recipe_reader
@@ -24,7 +26,7 @@ from tfdlrm.data.shard_writing import ShardWriting, Written, without_features
 from tfdlrm.data.splits import SplitPlan, read_times
 from tfdlrm.data.staged_rows import StagedRows, refuse_full_disk
 from tfdlrm.data.transforms import DenseStats, FileMinimums
-from tfdlrm.data.vocabulary import Vocabulary
+from tfdlrm.data.vocabulary import Vocabulary, table_rows
 from tfdlrm.data.vocabulary_builder import VocabularyBuilder, map_vocabularies, save_vocabularies
 from tfdlrm.spec.coding import Encoding
 from tfdlrm.spec.config import DataConfig
@@ -37,8 +39,7 @@ MOST_THREADS = 8
 """Threads beyond these would hold more memory than they save time: each has a chunk of text and its rows."""
 MEMORY_BYTES = 512 << 20
 """Memory for counts, and for looking values up. What does not fit waits in sorted files."""
-_LAYOUT = 1
-"""To be raised when what lies in the growing folder changes."""
+_ID_BYTES = 4
 Progress = Callable[[str, int], Callable[[int], None]]
 """Told the name of a phase and its rows (0 where not known yet); returns what is called with rows just done."""
 
@@ -90,13 +91,14 @@ def prepare(
         ConfigError: a column is not there, no row would train, `directory` holds something else, or another process
             is preparing it.
     """
-    directory = Path(directory)
-    done = None if overwrite else done_before(data, raw, directory)
-    if done is not None:
-        return done.model_copy(update={"spec": done.spec.with_embedding_dim(embedding_dim)})
+    directory = Path(directory).resolve()  # or a link to a folder would be replaced by one
+    identity = {**identity_of(data, raw), "version": __version__, "chunk_bytes": chunk_bytes}
+    if finish_published(directory, identity) or not overwrite:
+        done = done_before(data, raw, directory)
+        if done is not None:
+            return done.model_copy(update={"spec": done.spec.with_embedding_dim(embedding_dim)})
     refuse_foreign(directory)
     work = _Work(data, raw, progress, chunk_bytes, memory_bytes)
-    identity = {**identity_of(data, raw), "layout": _LAYOUT, "chunk_bytes": chunk_bytes, "memory_bytes": memory_bytes}
     with partial_data(directory, identity) as partial:
         manifest = work.run(partial, embedding_dim)
         manifest.save(partial.out)
@@ -146,8 +148,23 @@ def done_before(data: DataConfig, raw: Sequence[str | Path], directory: Path) ->
     if changed:
         raise ConfigError(f"{directory}: prepared by another recipe: {changed}. Choose another directory or overwrite.")
     manifest.check(directory)
-    shutil.rmtree(partial_folder(directory), ignore_errors=True)  # of a run killed when all was done
     return manifest
+
+
+def refuse_unfit(data: DataConfig, encoding: Encoding) -> None:
+    """Raise for settings that cannot be, before any row is read.
+
+    Raises:
+        SpecError: a feature has no raw column that could fill its bags.
+        ConfigError: a block would be too large, or the split has no time to go by.
+    """
+    if data.split.by == "time" and data.format.time is None:
+        raise ConfigError('`data.format.time` must name a column where split.by = "time".')
+    sizes = {name: table_rows(coding, coding.buckets or 0) for name, coding in encoding.tables.items()}
+    spec = spec_of(data, sizes, 1)
+    for feature in spec.sparse:
+        refuse_unless_encodable(feature, encoding.features[feature.name])
+    refuse_large_blocks(spec, data.rows_per_block, data.rows_per_shard, data.format.weight is not None)
 
 
 def _is_prepared(directory: Path) -> bool:
@@ -186,6 +203,7 @@ class _Work:
         self._threads = min(usable_cores(), MOST_THREADS)
         self._encoding = encoding_of(data)
         self._table_of = {c.name: c.table or c.name for c in data.sparse}
+        refuse_unfit(data, self._encoding)
         self._keys = key_columns(data)
         self._main_reader = feature_reader(data, raw, chunk_bytes, self._keys)
 
@@ -208,8 +226,8 @@ class _Work:
             plan = ShardPlan(data.rows_per_shard, parsing.chunks)
 
             def first(staged_bytes: float) -> None:
-                left = rows - sum(chunk.read for chunk in parsing.chunks)
-                refuse_full_disk(partial.folder, left * (staged_bytes * learns + self._packed_row_bytes()))
+                left = (rows - sum(chunk.read for chunk in parsing.chunks)) * staged_bytes * learns
+                self._refuse_full_disk(partial, rows, left)
 
             if learns:
                 for _ in parsing.run(self._progress("vocabulary", rows), first):
@@ -253,10 +271,8 @@ class _Work:
 
     def _split_plan(self, rows_per_file: Sequence[int], rows: int) -> SplitPlan:
         split, column = self._data.split, self._data.format.time
-        if split.by != "time":
+        if split.by != "time" or column is None:
             return SplitPlan.make(split, rows_per_file)
-        if column is None:
-            raise ConfigError('`data.format.time` must name a column where split.by = "time".')
         reader = recipe_reader(self._data, self._raw, self._chunk_bytes, extra=[column])
         times = read_times(reader, column, self._progress("time", rows))
         return SplitPlan.make(split, rows_per_file, times)
@@ -275,7 +291,7 @@ class _Work:
         partial.write("stats.json", {name: values.model_dump(mode="json") for name, values in stats.items()})
         save_vocabularies(built, folder)
         parsing.forget_counts()
-        return _Learnt(built, stats)
+        return _Learnt(map_vocabularies(folder) or built, stats)
 
     def _writing(
         self, learnt: _Learnt, embedding_dim: int, partial: PartialData, staged: StagedRows, plan: ShardPlan
@@ -293,7 +309,7 @@ class _Work:
             for number, feature in enumerate(spec.sparse)
             if feature.table in tables
         }
-        self._look_up(lookups, plan, staged)
+        self._look_up(lookups, plan, staged, partial)
         small = without_features(spec, lookups)
         own = {table.name: vocabularies[table.name] for table in small.tables}
         kept = Encoding(
@@ -303,12 +319,16 @@ class _Work:
         encoder = FeatureEncoder(small, kept, own, learnt.stats)
         return ShardWriting(data, spec, encoding, encoder, lookups, partial, staged, plan, self._threads)
 
-    def _look_up(self, lookups: Mapping[str, BigLookup], plan: ShardPlan, staged: StagedRows) -> None:
+    def _look_up(
+        self, lookups: Mapping[str, BigLookup], plan: ShardPlan, staged: StagedRows, partial: PartialData
+    ) -> None:
         if not lookups:
             return
         counts = [chunk.kept for chunk in plan.chunks]
         there = [chunk for chunk in range(len(counts)) if staged.has(chunk)]
-        done = self._progress("look up", sum(counts[chunk] for chunk in there) * len(lookups))
+        found = sum(counts[chunk] for chunk in there) * len(lookups)
+        self._refuse_full_disk(partial, sum(counts), found * _ID_BYTES)
+        done = self._progress("look up", found)
         for lookup in lookups.values():
             lookup.run(counts, there, staged.read, done)
 
@@ -319,6 +339,8 @@ class _Work:
             if (stat.st_size, stat.st_mtime_ns) != (file.size, file.mtime_ns):
                 raise DataError(f"{file.path}: changed while it was read.")
 
-    def _packed_row_bytes(self) -> int:
-        """Return how many bytes a row of ids takes, about."""
-        return 4 * (len(self._data.dense) + sum(c.hotness for c in self._data.sparse) + 2)
+    def _refuse_full_disk(self, partial: PartialData, rows: int, more: float) -> None:
+        """Raise unless there is room for the shards of that many rows, as far as they are missing, and for more."""
+        row_bytes = _ID_BYTES * (len(self._data.dense) + sum(c.hotness for c in self._data.sparse) + 2)
+        written = sum(path.stat().st_size for path in partial.out.iterdir() if path.is_file())
+        refuse_full_disk(partial.folder, max(rows * row_bytes - written, 0) + more)

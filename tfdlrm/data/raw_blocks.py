@@ -15,7 +15,7 @@ from typing import BinaryIO, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 
-from tfdlrm.spec.errors import ConfigError, DataError
+from tfdlrm.spec.errors import ConfigError, DataError, MachineError
 
 CHUNK_BYTES = 16 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -157,7 +157,7 @@ def read_pieces(path: RawPath, size: int = 1 << 20, digest: _Digest | None = Non
             else:
                 yield from pieces
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}.") from None
+        raise MachineError(f"{path}: cannot be read: {error.strerror}.") from None
 
 
 def read_blocks(path: RawPath, chunk_bytes: int = CHUNK_BYTES, digest: _Digest | None = None) -> Iterator[bytes]:

@@ -224,6 +224,11 @@ class RawReader:
     def _blocks(self, done: Sequence[int]) -> Iterator[RawBlock]:
         index = first_row = 0
         for file, path in enumerate(self.paths):
+            chunks, rows = self._whole_file(done[index:], file)
+            if chunks:  # nothing of it is left to be read
+                index += chunks
+                first_row += rows
+                continue
             line = first_line = 1 + int(self._format.header)
             for lines in self.body(path):
                 rows = done[index] if index < len(done) else len(lines)
@@ -234,6 +239,15 @@ class RawReader:
                 first_row += rows
             if line == first_line:
                 raise DataError(f"{path}: no rows.")
+
+    def _whole_file(self, done: Sequence[int], file: int) -> tuple[int, int]:
+        """Return how many of the chunks that are done make up a whole file, none if they do not, and its rows."""
+        wanted = self._files[file].rows if self._files is not None else 0
+        seen = chunks = 0
+        while chunks < len(done) and seen < wanted:
+            seen += done[chunks]
+            chunks += 1
+        return (chunks, seen) if chunks and seen == wanted else (0, 0)
 
     def _parse(self, block: RawBlock) -> tuple[dict[int, Problem], RawChunk]:
         parsed = self._parser.parse(block.lines)

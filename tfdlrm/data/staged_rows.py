@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Self
 import polars as pl
 
 from tfdlrm.data.files import temporary_name
-from tfdlrm.spec.errors import DataError
+from tfdlrm.spec.errors import MachineError
 
 
 class StagedRows:
@@ -28,6 +29,7 @@ class StagedRows:
         # Waiting for the disk takes no processor: rows are made durable while others are parsed.
         self._syncing = ThreadPoolExecutor(1)
         self._waiting: list[Future[None]] = []
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -42,12 +44,14 @@ class StagedRows:
         frame.write_ipc(temporary, compression="uncompressed")
         size = temporary.stat().st_size
         os.replace(temporary, path)
-        self._waiting.append(self._syncing.submit(_sync, path))
+        with self._lock:
+            self._waiting.append(self._syncing.submit(_sync, path))
         return size
 
     def sync(self) -> None:
         """Wait until all that was written would outlive a loss of power."""
-        waiting, self._waiting = self._waiting, []
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
         for future in waiting:
             future.result()
 
@@ -69,10 +73,13 @@ class StagedRows:
 
 
 def refuse_full_disk(directory: Path, needed: float) -> None:
-    """Raise `DataError` if a file system has fewer free bytes than needed."""
+    """Raise `MachineError` if a file system has fewer free bytes than needed."""
     free = shutil.disk_usage(directory).free
     if free < needed:
-        raise DataError(f"{directory.parent}: must have some {_size(needed)} of free disk. Received: {_size(free)}.")
+        raise MachineError(
+            f"{directory.parent}: must have some {_size(needed)} of free disk. Received: {_size(free)}. "
+            "What is done so far is kept: free some space and start again to go on from there."
+        )
 
 
 def _size(size: float) -> str:

@@ -25,6 +25,10 @@ class DataError(UserError):
     """Raw or prepared data that is missing, malformed, cut short, or not what the manifest says."""
 
 
+class MachineError(DataError):
+    """A full disk, or a file that cannot be read just now: what was done so far stays good once it is mended."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `" Did you mean `x`?"` for the nearest known name, or an empty string.
 
