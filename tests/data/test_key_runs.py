@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tfdlrm.data import vocabulary_builder
 from tfdlrm.data.big_lookup import BigLookup
 from tfdlrm.data.key_counts import Counted, count_keys
-from tfdlrm.data.key_runs import Run, merged_pieces
+from tfdlrm.data.key_runs import Run, SharedKey, merge_runs, merged_pieces
 from tfdlrm.data.lookup import BulkLookup
 from tfdlrm.data.vocabulary_builder import VocabularyBuilder, map_vocabularies, save_vocabularies
 from tfdlrm.data.vocabulary_rows import vocabulary_of
@@ -163,3 +163,21 @@ def test_a_shared_fingerprint_names_the_table(tmp_path):
         Run(Counted(np.array([5], np.uint64), np.array([1])), pl.Series("text", [text])).save(folders[-1], "00000")
     with pytest.raises(DataError, match="table `t` must have distinct 64-bit fingerprints. Received: 'a' and 'b'"):
         builder.build(folders)
+
+
+def test_texts_that_share_a_key_stay_apart_when_runs_are_merged():
+    runs = [
+        Run(Counted(np.array([3, 9], np.uint64), np.array([1, 2])), pl.Series(["a", "b"])),
+        Run(Counted(np.array([3, 9], np.uint64), np.array([4, 8])), pl.Series(["a", "c"])),
+    ]
+    merged = merge_runs(runs)
+    assert merged.texts is not None and merged.texts.to_list() == ["a", "b", "c"]
+    assert merged.counted.keys.tolist() == [3, 9, 9] and merged.counted.counts.tolist() == [5, 2, 8]
+    with pytest.raises(SharedKey, match="b"):
+        list(merged_pieces([merged], 10))
+
+
+def test_merged_runs_keep_where_each_key_was_first():
+    keys, counts, firsts = merge_runs([run_of([7, 2**40, 7], 10), run_of([5, 7], 0)]).counted
+    assert firsts is not None
+    assert (keys.tolist(), counts.tolist(), firsts.tolist()) == ([5, 7, 2**40], [1, 3, 1], [0, 1, 11])

@@ -12,6 +12,7 @@ from tfdlrm.data.bad_rows import BadRows
 from tfdlrm.data.raw_blocks import Span, is_packed, survey, survey_blocks
 from tfdlrm.data.raw_parts import FilePart, PartReader, parts_of
 from tfdlrm.data.reader import RawReader
+from tfdlrm.data.transforms import StatsCounter
 from tfdlrm.spec.errors import DataError
 from tfdlrm.spec.raw import RawFormat
 
@@ -102,3 +103,17 @@ def test_bad_rows_of_parts_add_up_to_the_first_one_too_many():
     assert (bad.total, dict(bad.counts)) == (2, {"short": 2})
     with pytest.raises(DataError, match=r"^a:3: short\. This is the first of more than 2 bad rows"):
         bad.merge({"counts": {"long": 1}, "first": "c:1: long."})
+
+
+def test_statistics_of_parts_add_up():
+    rng = np.random.default_rng(1)
+    parts = [rng.normal(1e4, 3, 500), np.array([np.nan]), np.empty(0), rng.normal(1e4 + 7, 0.1, 20), np.array([2e4])]
+    total = StatsCounter()
+    for part in parts:
+        own = StatsCounter()
+        own.add(part.astype(np.float32))
+        total.merge(own.state)
+    values = np.concatenate(parts).astype(np.float32).astype(np.float64)
+    values = values[np.isfinite(values)]
+    found = total.build()
+    np.testing.assert_allclose([found.mean, found.std], [values.mean(), values.std()], rtol=1e-13)
