@@ -470,3 +470,20 @@ def test_progress_tells_phases_and_all_rows(tmp_path, criteo):
         "encode": (397, 397),  # three rows are bad
     }
     assert len(told["encode"][1]) > 3
+
+
+def test_a_last_chunk_of_bad_rows_alone_has_no_split(tmp_path):
+    """Its only row is bad, so that there is no key to hash."""
+    raw = tmp_path / "rows.csv"
+    good = "".join(f"{n % 2},k{n}\n" for n in range(200))
+    raw.write_text(good + f"2,{'x' * 2000}\n")
+    data = DataConfig(
+        format=RawFormat(delimiter=",", columns=("label", "key")),
+        dense=(),
+        sparse=(SparseColumn(name="key", value="string"),),
+        split=Split(by="hash", key="key", fractions=(0.6, 0.2, 0.2)),
+        max_bad_share=0.01,
+    )
+    manifest = prepare(data, [raw], tmp_path / "data", 4, chunk_bytes=500)
+    assert sum(split.rows for split in manifest.splits.values()) == 200
+    assert manifest.statistics["bad_rows"] == {"`label` must be 0 or 1": 1}

@@ -111,6 +111,12 @@ def test_hash_with_a_share_of_zero():
         assert set(plan.codes(chunk_of(keys)).tolist()) == expected
 
 
+def test_hash_of_a_chunk_without_good_rows():
+    empty = RawChunk(pl.DataFrame({"extra:key": pl.Series([], dtype=pl.String)}), np.arange(0), 1)
+    got = SplitPlan.make(Split(by="hash", key="key"), [1]).codes(empty)
+    assert (got.dtype, got.shape) == (np.int8, (0,))
+
+
 def times_of(path: Path, lines: list[str], **options) -> list:
     path.write_text("".join(f"1\t{time}\tk\n" for time in lines))
     reader = RawReader(FORMAT, [path], extra=["time"], required=["time"], chunk_bytes=20, **options)

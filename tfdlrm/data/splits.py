@@ -132,6 +132,8 @@ class _HashPlan(SplitPlan):
 
     def codes(self, chunk: RawChunk) -> Codes:
         keys = chunk.frame[f"extra:{self.key}"]
+        if keys.is_empty():  # all rows of the chunk are bad; Polars takes no mapping without entries
+            return np.empty(0, np.int8)
         distinct = keys.unique()
         codes = pl.Series([self._code(key) for key in distinct], dtype=pl.Int8)
         return keys.replace_strict(distinct, codes, return_dtype=pl.Int8).to_numpy()
