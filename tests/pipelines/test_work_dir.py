@@ -10,26 +10,11 @@ import numpy as np
 import pytest
 
 from tfdlrm.pipelines.console import Console
-from tfdlrm.pipelines.work_dir import WorkDir, first_difference
+from tfdlrm.pipelines.work_dir import WorkDir
 from tfdlrm.spec.config import RunConfig, load_config
 from tfdlrm.spec.errors import ConfigError, DataError
 
 CONFIG = RunConfig()
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "found"),
-    [
-        ({"a": 1, "b": {"c": [1, 2]}}, {"a": 1, "b": {"c": [1, 2]}}, None),
-        ({"a": 1, "b": {"c": [1, 2]}}, {"a": 1, "b": {"c": [1, 3]}}, ("b.c[1]", 2, 3)),
-        ({"a": [1]}, {"a": [1, 2]}, ("a", [1], [1, 2])),
-        ({"a": [{"n": "x"}, {"n": "y"}]}, {"a": [{"n": "x"}, {"n": "z"}]}, ("a[1].n", "y", "z")),
-        ({"a": None}, {"a": 0}, ("a", None, 0)),
-        ({}, {"a": {"b": 1}}, ("a", None, {"b": 1})),
-    ],
-)
-def test_first_difference(old: object, new: object, found: object) -> None:
-    assert first_difference(old, new) == found
 
 
 def test_nothing_made_yet_means_any_configuration_will_do(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from tfdlrm.data.manifest import Manifest
 from tfdlrm.data.prepare import MEMORY_BYTES, Progress, done_before, silent
 from tfdlrm.data.raw_blocks import CHUNK_BYTES
-from tfdlrm.data.recipe import identity_of
+from tfdlrm.data.recipe import identity_of, refuse_changed_side_tables
 from tfdlrm.spec.config import DataConfig
 from tfdlrm.spec.errors import ConfigError
 
@@ -78,7 +78,9 @@ def prepare_with_beam(
     identity = {**identity_of(data, [] if some_remote else locations), "engine": "beam", "locations": locations}
     with growing(target, identity, overwrite or not some_remote) as place:
         job = Job(data, place.root, locations, chunk_bytes, memory_bytes)
-        return run_jobs(job, embedding_dim, pipeline_options, part_bytes, progress)
+        manifest = run_jobs(job, embedding_dim, pipeline_options, part_bytes, progress)
+        refuse_changed_side_tables(identity["side_tables"])
+        return manifest
 
 
 def refuse_without_beam() -> None:

@@ -18,22 +18,23 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
 
 
-def fsync_directory(directory: Path | str) -> None:
-    """Make the names in `directory` durable: a rename alone may be lost with the power."""
-    handle = os.open(directory, os.O_RDONLY)
+def fsync_file(path: Path | str) -> None:
+    """Make what a finished file holds durable; its name needs `fsync_directory`, too."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def fsync_directory(directory: Path | str) -> None:
+    """Make the names in `directory` durable: a rename alone may be lost with the power."""
+    fsync_file(directory)
 
 
 def publish(temporary: Path, path: Path) -> None:
     """Sync the finished file `temporary` and give it its final name `path`, replacing what was there."""
-    handle = os.open(temporary, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    fsync_file(temporary)
     os.replace(temporary, path)
     fsync_directory(path.parent)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from tfdlrm.data.files import sha256_of
 from tfdlrm.data.raw_blocks import RawFile, expand_path
+from tfdlrm.data.settings_diff import SettingChange, differences
 from tfdlrm.spec.config import DataConfig
 from tfdlrm.spec.errors import DataError
 
@@ -43,6 +44,20 @@ def identity_of(data: DataConfig, raw: Sequence[str | Path]) -> dict[str, Any]:
     }
 
 
+def refuse_changed_side_tables(known: Sequence[Mapping[str, Any]]) -> None:
+    """Raise `DataError` if a side table is not the file that it was.
+
+    Side tables are read once, as a run begins. To be called at its end, after `recipe_of`: else rows would hold what
+    the table said before, and the recipe the checksum of what it says now.
+
+    Args:
+        known: `side_tables` of what `identity_of` returned before they were read.
+    """
+    for old in known:
+        if _identity(Path(old["path"])) != dict(old):
+            raise DataError(f"{old['path']}: changed while it was read.")
+
+
 def difference(recipe: Mapping[str, Any], data: DataConfig, paths: Sequence[Path]) -> str | None:
     """Say in words how a recipe differs from a configuration and raw files; `None` where it does not.
 
@@ -58,7 +73,7 @@ def difference(recipe: Mapping[str, Any], data: DataConfig, paths: Sequence[Path
     """
     if not recipe.keys() >= {"settings", "raw", "side_tables"}:
         return "one that does not say what was read"
-    changed = changed_settings(recipe, data)
+    changed = settings_difference(recipe, data)
     sides = [expand_path(table.file) for table in data.format.side_tables]
     return (
         changed
@@ -67,7 +82,7 @@ def difference(recipe: Mapping[str, Any], data: DataConfig, paths: Sequence[Path
     )
 
 
-def changed_settings(recipe: Mapping[str, Any], data: DataConfig) -> str | None:
+def settings_difference(recipe: Mapping[str, Any], data: DataConfig) -> str | None:
     """Say in words how the settings of a recipe differ from a configuration; `None` where they do not.
 
     Args:
@@ -76,7 +91,8 @@ def changed_settings(recipe: Mapping[str, Any], data: DataConfig) -> str | None:
     """
     if "settings" not in recipe:
         return "one that does not say how"
-    return _first_change("data", recipe["settings"], _settings(data))
+    change = next(differences(recipe["settings"], _settings(data), "data"), None)
+    return None if change is None else _in_words(change)
 
 
 def _settings(data: DataConfig) -> dict[str, Any]:
@@ -104,14 +120,7 @@ def _changed_file(kind: str, recorded: Sequence[Mapping[str, Any]], paths: Seque
     return None
 
 
-def _first_change(name: str, old: Any, new: Any) -> str | None:
-    """Say which setting is the first to differ, as deep inside as it can be named."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        parts = [(f"{name}.{key}", old.get(key), new.get(key)) for key in {**old, **new}]
-    elif isinstance(old, list) and isinstance(new, list) and (any(isinstance(x, dict) for x in old + new)):
-        if len(old) != len(new):
-            return f"`{name}` of {len(old)} entries, now {len(new)}"
-        parts = [(f"{name}[{i}]", *pair) for i, pair in enumerate(zip(old, new, strict=True))]
-    else:
-        return None if old == new else f"`{name}` {old!r}, now {new!r}"
-    return next((change for part in parts if (change := _first_change(*part))), None)
+def _in_words(change: SettingChange) -> str:
+    if isinstance(change.a, list) and isinstance(change.b, list) and any(isinstance(x, dict) for x in change.a):
+        return f"`{change.key}` of {len(change.a)} entries, now {len(change.b)}"
+    return f"`{change.key}` {change.a!r}, now {change.b!r}"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tfdlrm.data.files import TEMPORARY_SUFFIX, fsync_directory, temporary_name
+from tfdlrm.data.files import TEMPORARY_SUFFIX, fsync_directory, fsync_file, temporary_name
 from tfdlrm.spec.errors import ConfigError
 
 _EXPORT = "export"
@@ -104,9 +104,5 @@ def _rename(temporary: Path, base: Path, version: int | None) -> Path:
 def _sync_tree(directory: Path) -> None:
     for folder, _, files in os.walk(directory):
         for name in files:
-            handle = os.open(os.path.join(folder, name), os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+            fsync_file(os.path.join(folder, name))
         fsync_directory(folder)

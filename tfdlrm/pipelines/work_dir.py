@@ -15,6 +15,7 @@ import tomli_w
 
 from tfdlrm import __version__
 from tfdlrm.data.files import write_atomic
+from tfdlrm.data.settings_diff import differences
 from tfdlrm.spec.config import RunConfig, load_config
 from tfdlrm.spec.errors import ConfigError, DataError
 
@@ -116,11 +117,11 @@ class WorkDir:
     def _refuse_unless_same(self, config: RunConfig) -> None:
         here = load_config(self.config_file).model_dump(mode="json", exclude=set(_FREE_SECTIONS))
         asked = config.model_dump(mode="json", exclude=set(_FREE_SECTIONS))
-        difference = first_difference(here, asked)
-        if difference is not None:
-            key, old, new = difference
+        change = next(differences(here, asked), None)
+        if change is not None:
             raise ConfigError(
-                f"{self.path}: holds a run of another configuration: `{key}` is {old!r} there and {new!r} now. "
+                f"{self.path}: holds a run of another configuration: `{change.key}` is {change.a!r} there and "
+                f"{change.b!r} now. "
                 "Give another --work-dir, or --overwrite to start afresh."
             )
 
@@ -133,25 +134,6 @@ class WorkDir:
 def config_toml(config: RunConfig) -> str:
     """Return a configuration with every default as TOML that `load_config` reads back."""
     return tomli_w.dumps(_stated(config.model_dump(mode="json")))
-
-
-def first_difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any] | None:
-    """Return the dotted name and both values of the first thing that differs, or `None`.
-
-    Example:
-        >>> first_difference({"train": {"epochs": 1}}, {"train": {"epochs": 2}})
-        ('train.epochs', 1, 2)
-    """
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in [*old, *(n for n in new if n not in old)]:
-            found = first_difference(old.get(name), new.get(name), f"{key}.{name}" if key else str(name))
-            if found is not None:
-                return found
-        return None
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        pairs = enumerate(zip(old, new, strict=True))
-        return next((d for i, (a, b) in pairs if (d := first_difference(a, b, f"{key}[{i}]"))), None)
-    return None if old == new else (key, old, new)
 
 
 def _stated(value: Any) -> Any:

@@ -15,7 +15,7 @@ from tfdlrm.data.dataset import packed_dataset
 from tfdlrm.data.encoder import FeatureEncoder
 from tfdlrm.data.files import write_atomic
 from tfdlrm.data.manifest import MANIFEST, Manifest
-from tfdlrm.data.recipe import changed_settings
+from tfdlrm.data.recipe import settings_difference
 from tfdlrm.models.build import build
 from tfdlrm.pipelines.console import Console
 from tfdlrm.pipelines.work_dir import WorkDir
@@ -72,7 +72,7 @@ class Run:
         if not (self.work_dir.data / MANIFEST).is_file():
             raise DataError(f"{self.work_dir.data}: no prepared data. Run the stage `prepare` first.")
         manifest = Manifest.load(self.work_dir.data)
-        changed = changed_settings(manifest.recipe, self.config.data)
+        changed = settings_difference(manifest.recipe, self.config.data)
         if changed:
             raise ConfigError(f"{self.work_dir.data}: prepared by another recipe: {changed}. Run the stage `prepare`.")
         manifest.check(self.work_dir.data)
