@@ -211,6 +211,22 @@ def test_what_cannot_be_done_is_said_in_one_line(arguments, message):
     assert message in err
 
 
+@pytest.mark.parametrize("more", [(), ("--overwrite",)])
+def test_a_folder_of_something_else_is_left_alone(tmp_path, more):
+    (tmp_path / "train-notes.tfrecord").write_text("precious")
+    code, out, err = call(main, "random", "--prepared", tmp_path, "--rows", 10, "--cardinalities", "9", *more)
+    assert (code, out) == (2, "")
+    assert err == f"tfdlrm: {tmp_path}: must be empty or hold prepared data. Received: something else.\n"
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["precious"]
+    assert not tmp_path.with_name(tmp_path.name + ".partial").exists()
+
+
+def test_the_largest_table(tmp_path):
+    for law in ("uniform", "gaussian", "powerlaw"):
+        arguments = ("random", "--prepared", tmp_path / law, "--rows", 10, "--cardinalities", 2**63 - 1, "--ids", law)
+        assert call(main, *arguments)[::2] == (0, "")
+
+
 def test_ids_beyond_the_table(tmp_path, example):
     code, _, err = call(main, "trace", "--distances", example, "--cardinalities", "9,4", "--prepared", tmp_path / "d")
     assert code == 2
@@ -230,6 +246,8 @@ def test_one_file_for_many_columns(tmp_path):
         (["random", "--rows", "5"], "one of the arguments --raw --prepared is required"),
         (["random", "--prepared", "d", "--rows", "0"], "must be at least 1. Received: 0"),
         (["random", "--prepared", "d", "--cardinalities", "5,x"], "must be a whole number. Received: 'x'"),
+        (["random", "--prepared", "d", "--cardinalities", "9,99999999999999999999"], "must be below 2^63. Received"),
+        (["random", "--prepared", "d", "--rows", "9223372036854775808"], "must be below 2^63. Received: 92"),
         (["random", "--prepared", "d", "--tables", "kagle"], "invalid choice: 'kagle'"),
         (["trace", "--prepared", "d"], "--distances"),
     ],

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+_BEYOND = 2**63
+"""No id, row or count of ours is as large: they are signed 64-bit numbers."""
+
 
 def positive(text: str) -> int:
     """Return a whole number of at least 1."""
@@ -39,4 +42,6 @@ def _at_least(text: str, least: int) -> int:
         raise argparse.ArgumentTypeError(f"must be a whole number. Received: {text!r}") from None
     if value < least:
         raise argparse.ArgumentTypeError(f"must be at least {least}. Received: {value}")
+    if value >= _BEYOND:
+        raise argparse.ArgumentTypeError(f"must be below 2^63. Received: {value}")
     return value

@@ -169,7 +169,7 @@ def _trace(args: argparse.Namespace) -> int:
         for split, count in splits.items()
         if count
     }
-    # A split without rows is written too: that removes what an earlier data set had there.
+    # A split without rows is named by the manifest too.
     batches = {split: rows[split].batches(count) if count else () for split, count in splits.items()}
     recipe = {
         **{"generator": "trace", "mode": args.mode, "padding": args.padding, "law": law.model_dump()},

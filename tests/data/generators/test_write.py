@@ -1,4 +1,5 @@
 import csv
+import errno
 import gzip
 
 import numpy as np
@@ -43,6 +44,52 @@ def test_nothing_prepared_is_left_after_a_fault(tmp_path):
     bad = {"dense": np.zeros((1, 2)), "sparse": np.full((1, 4), 1000), "label": np.zeros(1)}
     with pytest.raises(DataError, match="must hold -1 or ids below the rows of their table"):
         write_prepared(tmp_path, spec, {"train": [bad]}, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("form", ["packed", "example"])
+def test_what_was_there_stays_until_all_rows_are(tmp_path, form):
+    spec, target = make_spec(), tmp_path / "rows"
+    before = write_prepared(target, spec, {"train": RandomRows(spec).batches(50)}, {}, form)
+
+    def interrupted():
+        yield from RandomRows(spec, seed=1).batches(50)
+        before.verify(target)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_prepared(target, spec, {"train": interrupted()}, {}, form)
+    before.verify(target)
+    assert Manifest.load(target) == before
+    assert list(tmp_path.iterdir()) == [target]
+    after = write_prepared(target, spec, {"test": RandomRows(spec).batches(7)}, {}, form)
+    after.verify(target)
+    assert {path.name for path in target.glob("train*")} == set()
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_two_writers_of_one_folder(tmp_path):
+    spec, target = make_spec(), tmp_path / "rows"
+
+    def batches():
+        with pytest.raises(ConfigError, match="rows: another process is preparing it"):
+            write_prepared(target, spec, {"train": RandomRows(spec, seed=1).batches(5)}, {})
+        yield from RandomRows(spec).batches(50)
+
+    manifest = write_prepared(target, spec, {"train": batches()}, {})
+    assert manifest.splits["train"].rows == 50
+    manifest.verify(target)
+
+
+def test_a_full_disk_keeps_nothing(tmp_path):
+    spec = make_spec()
+
+    def full():
+        yield from RandomRows(spec).batches(50)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(DataError, match="the disk is full. Nothing of the rows is kept."):
+        write_prepared(tmp_path / "rows", spec, {"train": full()}, {})
     assert list(tmp_path.iterdir()) == []
 
 

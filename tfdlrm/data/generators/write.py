@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -16,9 +18,11 @@ from tfdlrm.data.files import atomic_path
 from tfdlrm.data.generators.laws import Rows
 from tfdlrm.data.manifest import Manifest
 from tfdlrm.data.packed import PackedWriter
+from tfdlrm.data.partial import is_disk_full, partial_data
+from tfdlrm.data.prepare import refuse_foreign
 from tfdlrm.spec.coding import Encoding, FeatureCoding, TableCoding
 from tfdlrm.spec.criteo import DENSE_COLUMNS, LABEL, SPARSE_COLUMNS
-from tfdlrm.spec.errors import ConfigError
+from tfdlrm.spec.errors import ConfigError, DataError
 from tfdlrm.spec.features import FeatureSpec
 
 Format = Literal["packed", "example"]
@@ -36,10 +40,12 @@ def write_prepared(
     form: Format = "packed",
     progress: Callable[[int], None] = lambda rows: None,
 ) -> Manifest:
-    """Write generated rows as a prepared data set; the manifest comes last.
+    """Write generated rows as a prepared data set, whole or not at all.
+
+    The rows grow in `<directory>.partial`, locked against a second writer, and get their name when all are there.
 
     Args:
-        directory: Folder of the data set; made if it is missing.
+        directory: Folder of the data set: missing, empty, or with prepared data, which are replaced.
         spec: The features.
         splits: Batches of each split.
         recipe: How the rows were drawn, for the manifest.
@@ -47,8 +53,30 @@ def write_prepared(
         progress: Called with the number of rows just written.
 
     Raises:
-        DataError: rows are not what the spec says.
+        DataError: rows are not what the spec says, or the disk is full.
+        ConfigError: the folder holds something else, or another process is writing it.
     """
+    directory = Path(directory).resolve()
+    refuse_foreign(directory)
+    with partial_data(directory, {"generated": secrets.token_hex(8)}) as partial:  # never gone on from
+        try:
+            manifest = _write_splits(partial.out, spec, splits, recipe, form, progress)
+        except BaseException as error:
+            shutil.rmtree(partial.folder, ignore_errors=True)
+            if is_disk_full(error):
+                raise DataError(f"{directory.parent}: the disk is full. Nothing of the rows is kept.") from error
+            raise
+    return manifest
+
+
+def _write_splits(
+    directory: Path,
+    spec: FeatureSpec,
+    splits: Mapping[str, Iterable[Rows]],
+    recipe: Mapping[str, Any],
+    form: Format,
+    progress: Callable[[int], None],
+) -> Manifest:
     make = PackedWriter if form == "packed" else ExampleWriter
     written = {}
     for split, batches in splits.items():
