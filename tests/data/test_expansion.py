@@ -67,6 +67,17 @@ def test_tensorflow_and_numpy_agree_to_the_bit(distribution, rows, dtype, hotnes
         np.testing.assert_array_equal(call(tf.constant(ids[np.newaxis])).numpy(), bags)
 
 
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_what_adds_nothing_is_expanded_to_nothing(distribution, dtype):
+    expansion = Expansion(Expand(distribution=distribution), "C1", 3, 2, 100)
+    ids = np.array([5, -1, 7], dtype)
+    bags = expansion.array(ids)
+    assert bags[:, 1].tolist() == [-1, -1, -1]
+    assert bags[:, [0, 2]].tolist() == expansion.array(ids[[0, 2]]).tolist()
+    np.testing.assert_array_equal(expansion.tensor(tf.constant(ids[np.newaxis])).numpy(), bags)
+
+
 def drawn(distribution: str, rows: int, first_id: int = 0, hotness: int = 9) -> np.ndarray:
     """Return the drawn ids of the bags of 20,000 ids, less `first_id`."""
     ids = np.arange(20_000, dtype=np.int64)
@@ -161,6 +172,20 @@ def test_a_served_request_is_expanded_as_prepared_rows_are(kind):
     np.testing.assert_array_equal(one_by_one[:, 1:5], expansion.array(one_by_one[:, 1]).T)
     assert one_by_one[0, 1] == 0  # missing
     np.testing.assert_array_equal(one_by_one[1], one_by_one[6])  # equal requests
+
+
+def test_an_unseen_value_that_adds_nothing_stays_so(tmp_path):
+    spec = FeatureSpec(
+        sparse=[SparseFeature(name="many", table="a", hotness=4)],
+        tables=[TableConfig(name="a", vocabulary_size=32, embedding_dim=4)],
+    )
+    encoding = Encoding(
+        features={"many": FeatureCoding(source="m", expand=Expand())}, tables={"a": TableCoding(oov_row=-1)}
+    )
+    vocabulary = Vocabulary(np.arange(10, 40, dtype=np.int64), np.arange(2, 32, dtype=np.int32), 32)
+    encoder = FeatureEncoder(spec, encoding, {"a": vocabulary}, {})
+    for encoded in (encoder.encode({"m": tf.constant(["ffff"])}), encoder.encode_frame(pl.DataFrame({"m": ["ffff"]}))):
+        assert np.asarray(encoded["sparse"]).tolist() == [[-1, -1, -1, -1]]
 
 
 def test_a_saved_encoder_expands_alike(tmp_path):

@@ -1,6 +1,6 @@
 """One id to a bag of ids, the same bag every time: the synthetic multi-hot form of Criteo that MLPerf trains on.
 
-MLPerf keeps a table of `rows x hotness` drawn ids for each feature, 5 GB for its largest one alone. Here an id is drawn
+MLPerf keeps a table of `rows x hotness` drawn ids for each feature, 16 GB for its largest one alone. Here an id is drawn
 when it is asked for: a hash of (seed, feature, id, position) is the random number. The rule is written twice, in stock
 TensorFlow operations for a model that serves one-hot requests and in NumPy for encoding in bulk, in arithmetic that is
 exact in both: integers modulo 2^64, and float64 operations that IEEE 754 rounds in one way only.
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tfdlrm.spec.coding import Encoding, Expand
+from tfdlrm.spec.coding import NO_ROW, Encoding, Expand
 from tfdlrm.spec.features import SparseFeature
 
 _MASK = 2**64 - 1
@@ -29,7 +29,8 @@ class Expansion:
     """Expands ids of one feature.
 
     A bag begins with the id itself. Further ids are drawn from the rows of single values, those from `first_id` on
-    (from all rows, where there are none); a longer bag begins with the shorter one.
+    (from all rows, where there are none); a longer bag begins with the shorter one. The bag of -1, which adds nothing,
+    adds nothing either: all of it is -1.
 
     Args:
         expand: Distribution and seed.
@@ -61,7 +62,8 @@ class Expansion:
             square = root * root
             value = tf.floor(square * square - 1.0)
             place = tf.cast(tf.math.floormod(value, tf.constant(self._count, tf.float64)), tf.int64)
-        return tf.concat([ids, tf.cast(place + self._first, ids.dtype)], axis=0)
+        drawn = tf.where(ids < 0, tf.constant(NO_ROW, ids.dtype), tf.cast(place + self._first, ids.dtype))
+        return tf.concat([ids, drawn], axis=0)
 
     def array(self, ids: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return the bags `[hotness, n]` of ids `[n]`, int32 or int64."""
@@ -71,6 +73,7 @@ class Expansion:
             start = _mixed_array(ids.astype(np.int64).view(np.uint64) * np.uint64(_STEP) + np.uint64(self._key))
             for bag, position in zip(bags[1:], self._positions, strict=True):
                 bag[:] = self._first + self._place(_mixed_array(start + np.uint64(position)))
+        bags[:, ids < 0] = NO_ROW
         return bags
 
     def _place(self, bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:

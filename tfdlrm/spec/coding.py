@@ -141,6 +141,11 @@ class TableCoding(Frozen):
 class Expand(Frozen):
     """How a single id becomes a bag of `hotness` ids: itself, then ids drawn once and for all from the same table.
 
+    An id of -1, which adds nothing, becomes a bag of them. Draws differ from those of MLPerf's code in two ways. That
+    code casts a Pareto draw to int32, where those from 2^31 on (1 of 215) do not fit: NumPy makes -2^31 of them all on
+    x86, one row of the table; here they are reduced exactly. And it draws from all rows, those of missing, rare and
+    unseen values too; here rows of single values alone are drawn.
+
     Attributes:
         distribution: `"uniform"` draws every row alike; `"pareto"` draws floor(x) modulo the number of rows, x of the
             Pareto (Lomax) distribution of shape 0.25, as the synthetic multi-hot data of MLPerf has it.
