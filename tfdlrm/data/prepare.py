@@ -18,7 +18,7 @@ from tfdlrm.data.parallel import usable_cores
 from tfdlrm.data.parsing_pass import ParsingPass, refuse_no_training_rows
 from tfdlrm.data.partial import PartialData, finish_published, partial_data
 from tfdlrm.data.raw_blocks import CHUNK_BYTES, RawFile, expand_path
-from tfdlrm.data.recipe import difference, identity_of, recipe_of
+from tfdlrm.data.recipe import difference, identity_of, recipe_of, refuse_changed_side_tables
 from tfdlrm.data.recipe_reader import feature_reader, key_columns, recipe_reader
 from tfdlrm.data.row_statistics import summarize
 from tfdlrm.data.shard_plan import ShardPlan
@@ -101,6 +101,7 @@ def prepare(
     work = _Work(data, raw, progress, chunk_bytes, memory_bytes)
     with partial_data(directory, identity) as partial:
         manifest = work.run(partial, embedding_dim)
+        refuse_changed_side_tables(identity["side_tables"])
         manifest.save(partial.out)
     return manifest
 
