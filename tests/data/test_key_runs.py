@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -13,7 +16,7 @@ from hypothesis import strategies as st
 from tfdlrm.data import vocabulary_builder
 from tfdlrm.data.big_lookup import BigLookup
 from tfdlrm.data.key_counts import Counted, count_keys
-from tfdlrm.data.key_runs import Run, SharedKey, merge_runs, merged_pieces
+from tfdlrm.data.key_runs import Run, SavedRun, SharedKey, merge_runs, merged_pieces
 from tfdlrm.data.lookup import BulkLookup
 from tfdlrm.data.vocabulary_builder import VocabularyBuilder, map_vocabularies, save_vocabularies
 from tfdlrm.data.vocabulary_rows import vocabulary_of
@@ -21,6 +24,7 @@ from tfdlrm.spec.coding import Encoding, FeatureCoding, TableCoding
 from tfdlrm.spec.errors import DataError
 from tfdlrm.spec.features import SparseFeature
 
+ROOT = Path(__file__).parents[2]
 near_edges = st.one_of(st.integers(0, 40), st.integers(2**32 - 3, 2**32 + 3), st.integers(2**63 - 3, 2**64 - 1))
 
 
@@ -181,3 +185,118 @@ def test_merged_runs_keep_where_each_key_was_first():
     keys, counts, firsts = merge_runs([run_of([7, 2**40, 7], 10), run_of([5, 7], 0)]).counted
     assert firsts is not None
     assert (keys.tolist(), counts.tolist(), firsts.tolist()) == ([5, 7, 2**40], [1, 3, 1], [0, 1, 11])
+
+
+# Builds vocabularies of runs that lie in many folders, in a process that may open few files.
+MANY_SEGMENTS = """
+import os, resource, sys
+from pathlib import Path
+from tfdlrm.data.vocabulary_builder import VocabularyBuilder, save_vocabularies
+from tfdlrm.spec.coding import Encoding, FeatureCoding, TableCoding
+
+folder, memory_bytes = Path(sys.argv[1]), int(sys.argv[2])
+codings = {
+    "counted": TableCoding(),
+    "seen": TableCoding(id_order="first_seen"),
+    "text": TableCoding(value="string"),
+    "more": TableCoding(),
+}
+encoding = Encoding(features={name: FeatureCoding(source=name) for name in codings}, tables=codings)
+os.sched_getaffinity = lambda process: set(range(64))  # as on a large machine
+resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
+builder = VocabularyBuilder(encoding, {name: name for name in codings})
+built, _ = builder.build(sorted((folder / "runs").iterdir()), folder / "scratch", memory_bytes)
+save_vocabularies(built, folder / "scratch")
+"""
+
+
+@pytest.mark.parametrize("memory_bytes", [1, 1 << 30])
+def test_three_hundred_segments_under_a_small_limit_of_open_files(tmp_path, memory_bytes):
+    rng = np.random.default_rng(0)
+    everything = [rng.permutation(5000)[:60].tolist() for _ in range(300)]
+    (tmp_path / "scratch").mkdir()
+    for number, keys in enumerate(everything):
+        folder = tmp_path / "runs" / f"{number:03d}"
+        folder.mkdir(parents=True)
+        seen = run_of(keys, first=60 * number)
+        counted = Run(seen.counted._replace(firsts=None))
+        texts = pl.Series("text", [f"text {key}" for key in seen.keys])
+        for table, run in enumerate((counted, seen, Run(counted.counted, texts), counted)):
+            run.save(folder, f"{table:05d}")
+    command = [sys.executable, "-c", MANY_SEGMENTS, str(tmp_path), str(memory_bytes)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    found = map_vocabularies(tmp_path / "scratch")
+    assert list(found) == ["counted", "seen", "text", "more"]
+    for name, vocabulary in found.items():
+        coding = TableCoding(id_order="first_seen" if name == "seen" else "count")
+        rows = dict(zip(vocabulary.keys.tolist(), vocabulary.ids.tolist(), strict=True))
+        assert rows == rows_by_hand([key for keys in everything for key in keys], coding)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 3000), st.data())
+def test_saved_runs_are_read_in_slices(tmp_path_factory, entries, data):
+    rng = np.random.default_rng(entries)
+    keys = np.unique(rng.integers(0, 2**40, entries).astype(np.uint64))
+    texts = pl.Series("text", ["ü\n" * int(n) for n in rng.integers(0, 9, len(keys))], pl.String)
+    firsts = rng.integers(0, 100, len(keys))
+    folder = tmp_path_factory.mktemp("run")
+    for name, run in {
+        "firsts": Run(Counted(keys, np.arange(len(keys)), firsts)),
+        "short": Run(Counted((keys >> np.uint64(8)).astype(np.uint32), np.arange(len(keys)))),
+        "texts": Run(Counted(keys, np.arange(len(keys))), texts),
+    }.items():
+        run.save(folder, name)
+        saved = SavedRun(folder, name)
+        assert (saved.entries, saved.has_firsts) == (run.entries, run.has_firsts)
+        assert saved.keys.tolist() == run.keys.tolist()
+        start = data.draw(st.integers(0, len(keys)))
+        stop = data.draw(st.integers(start, len(keys)))
+        found, expected = saved.slice(start, stop), run.slice(start, stop)
+        for ours, theirs in zip(found.counted, expected.counted, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+            assert (ours is None) == (theirs is None) and (ours is None or ours.dtype == theirs.dtype)
+        assert (found.texts is None) == (run.texts is None)
+        assert found.texts is None or found.texts.to_list() == expected.texts.to_list()
+        loaded = Run.load(folder, name)
+        assert (loaded is None) == (run.entries == 0)
+
+
+def saved_segments(folder: Path) -> tuple[VocabularyBuilder, list[Path]]:
+    """Put two segments of two tables aside, of which the second table is empty."""
+    encoding = Encoding(
+        features={name: FeatureCoding(source=name) for name in "cd"},
+        tables={"c": TableCoding(value="string"), "d": TableCoding()},
+    )
+    builder = VocabularyBuilder(encoding, {"c": "c", "d": "d"})
+    folders = []
+    for number, values in enumerate((["a", "b"], ["b", "c"])):
+        builder.add(pl.DataFrame({"c": values, "d": ["", ""]}))
+        folders.append(folder / str(number))
+        folders[-1].mkdir()
+        builder.save(folders[-1])
+    return builder, folders
+
+
+@pytest.mark.parametrize("name", ["00000.run", "00000.json", "00001.run", "00001.json"])
+def test_a_run_that_was_lost_is_not_taken_for_an_empty_one(tmp_path, name):
+    builder, folders = saved_segments(tmp_path)
+    assert len(builder.build(folders)[0]["c"].keys) == 3
+    (folders[1] / name).unlink()
+    with pytest.raises(DataError, match=f"{folders[1] / name}: m"):
+        builder.build(folders)
+    if name.endswith("json"):  # where runs are saved one by one, there may be none of a table
+        assert len(builder.build(folders, some_tables=True)[0]["c"].keys) == (2 if name == "00000.json" else 3)
+
+
+def test_a_run_that_was_cut_off_is_named(tmp_path):
+    builder, folders = saved_segments(tmp_path)
+    path = folders[0] / "00000.run"
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError, match=f"{path}: must have the {size} bytes that were written. Received: {size - 1}"):
+        builder.build(folders)
+    (folders[0] / "00000.json").write_text("{")
+    with pytest.raises(DataError, match="00000.json: damaged"):
+        builder.build(folders)

@@ -206,7 +206,7 @@ class _Run:
         folders = sorted(self._job.place.fetch_folder(COUNTS, scratch).iterdir())
         merged = scratch / "merged"
         merged.mkdir()
-        return builder.build(folders, merged, self._job.memory_bytes)[0]
+        return builder.build(folders, merged, self._job.memory_bytes, some_tables=True)[0]
 
     def _write_shards(self, encoder: EncoderParts, plan: ShardPlan) -> Written:
         job, shards = self._job, plan.shards()

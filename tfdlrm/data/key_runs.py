@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +14,10 @@ import numpy.typing as npt
 import polars as pl
 
 from tfdlrm.data.key_counts import Counted, merge_counts
+from tfdlrm.spec.errors import DataError
 
 _SAMPLES = 8  # of each run in a piece, on average: pieces exceed their size by a share of 1 / _SAMPLES at most
+_TEXTS = 1 << 10  # texts that are written, and read again, together
 
 
 class Run(NamedTuple):
@@ -30,29 +35,132 @@ class Run(NamedTuple):
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays and texts."""
-        return self.counted.nbytes + (0 if self.texts is None else int(self.texts.estimated_size()))
+        return self.counted.nbytes + self.text_bytes
+
+    @property
+    def text_bytes(self) -> int:
+        """Bytes of the texts, 0 without any."""
+        return 0 if self.texts is None else int(self.texts.estimated_size())
+
+    @property
+    def entries(self) -> int:
+        """Number of keys."""
+        return len(self.counted.keys)
+
+    @property
+    def keys(self) -> npt.NDArray[Any]:
+        """The keys."""
+        return self.counted.keys
+
+    @property
+    def has_firsts(self) -> bool:
+        """Whether it is known where each key was first seen."""
+        return self.counted.firsts is not None
+
+    def slice(self, start: int, stop: int) -> Run:
+        """Return some of the entries."""
+        return Run(self.counted.slice(start, stop), None if self.texts is None else self.texts[start:stop])
 
     def save(self, folder: Path, name: str) -> None:
-        """Write the run into a folder, as files whose names begin with `name`; nothing where it is empty."""
-        if not len(self.counted.keys):
-            return
-        for field, array in self.counted._asdict().items():
-            if array is not None:
-                np.save(folder / f"{name}.{field}.npy", array)
-        if self.texts is not None:
-            self.texts.to_frame("text").write_ipc(folder / f"{name}.texts.arrow", compression="uncompressed")
+        """Write the run into a folder, as two files whose names begin with `name` and a dot, for `SavedRun`."""
+        arrays = {field: array for field, array in self.counted._asdict().items() if array is not None}
+        noted: dict[str, Any] = {"entries": self.entries, "types": {f: str(a.dtype) for f, a in arrays.items()}}
+        # NumPy's own way of writing files does not tell a full disk from other failures.
+        with open(folder / f"{name}.run", "wb") as file:
+            for array in arrays.values():
+                file.write(np.ascontiguousarray(array).data)
+            if self.texts is not None:
+                noted["text_ends"] = ends = [0]
+                for start in range(0, self.entries, _TEXTS):
+                    block = _packed(self.texts[start : start + _TEXTS])
+                    file.write(block)
+                    ends.append(ends[-1] + len(block))
+            noted["bytes"] = file.tell()
+        (folder / f"{name}.json").write_text(json.dumps(noted), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path, name: str) -> Run | None:
-        """Return what `save` wrote, mapped into memory; `None` where the run was empty."""
-        if not (folder / f"{name}.keys.npy").exists():
-            return None
+        """Return what `save` wrote, in memory; `None` where the run was empty.
+
+        Raises:
+            DataError: as `SavedRun` does.
+        """
+        saved = SavedRun(folder, name)
+        return saved.slice(0, saved.entries) if saved.entries else None
+
+
+class SavedRun:
+    """A run that `Run.save` wrote. Its files are open only while they are read, so any number of runs may be merged.
+
+    Args:
+        folder: Where it was saved.
+        name: The name it was saved under.
+
+    Attributes:
+        entries: Number of keys.
+        has_firsts: Whether it is known where each key was first seen.
+        text_bytes: Bytes of the texts, 0 without any.
+
+    Raises:
+        DataError: a file is missing, or is not as long as when it was written.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._path = folder / f"{name}.run"
+        note = folder / f"{name}.json"
+        try:
+            noted = json.loads(note.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise DataError(f"{note}: missing, though counts were put aside in its folder.") from None
+        except ValueError:
+            raise DataError(f"{note}: damaged since it was written.") from None
+        self.entries: int = noted["entries"]
+        self._types = {field: np.dtype(name) for field, name in noted["types"].items()}
+        self._text_ends: list[int] | None = noted.get("text_ends")
+        self.has_firsts = "firsts" in self._types
+        self.text_bytes = self._text_ends[-1] if self._text_ends else 0
+        found = self._path.stat().st_size if self._path.exists() else "no such file"
+        if found != noted["bytes"]:
+            raise DataError(f"{self._path}: must have the {noted['bytes']} bytes that were written. Received: {found}.")
+
+    @property
+    def keys(self) -> npt.NDArray[Any]:
+        """The keys, mapped into memory: the file is open as long as the array is there."""
+        if not self.entries:  # no file can be mapped of which there is nothing
+            return np.empty(0, self._types["keys"])
+        return np.memmap(self._path, self._types["keys"], mode="r", shape=(self.entries,))
+
+    def slice(self, start: int, stop: int) -> Run:
+        """Read some of the entries."""
         arrays: dict[str, Any] = {}
-        for field in Counted._fields:
-            path = folder / f"{name}.{field}.npy"
-            arrays[field] = np.load(path, mmap_mode="r") if path.exists() else None
-        texts = folder / f"{name}.texts.arrow"
-        return cls(Counted(**arrays), pl.read_ipc(texts).to_series() if texts.exists() else None)
+        begin = 0
+        for field, dtype in self._types.items():
+            place = begin + start * dtype.itemsize
+            arrays[field] = np.fromfile(self._path, dtype, count=stop - start, offset=place)
+            begin += self.entries * dtype.itemsize
+        texts = None if self._text_ends is None else self._read_texts(begin, self._text_ends, start, stop)
+        return Run(Counted(**arrays), texts)
+
+    def _read_texts(self, begin: int, ends: Sequence[int], start: int, stop: int) -> pl.Series:
+        blocks = [pl.Series("text", [], pl.String)]
+        first = start // _TEXTS
+        if start < stop:
+            bounds = ends[first : -(-stop // _TEXTS) + 1]
+            with open(self._path, "rb") as file:
+                file.seek(begin + bounds[0])
+                blocks += [_unpacked(file.read(b - a)) for a, b in pairwise(bounds)]
+        return pl.concat(blocks)[start - first * _TEXTS : stop - first * _TEXTS]
+
+
+def _packed(texts: pl.Series) -> bytes:
+    block = io.BytesIO()
+    # In the older form each block has its own texts only, not those that it was cut out of.
+    texts.to_frame("text").write_ipc_stream(block, compat_level=pl.CompatLevel.oldest())
+    return block.getvalue()
+
+
+def _unpacked(block: bytes) -> pl.Series:
+    return pl.read_ipc_stream(io.BytesIO(block)).to_series()
 
 
 class SharedKey(Exception):  # noqa: N818 - no failure of the merge: the caller says what it means
@@ -67,7 +175,7 @@ class SharedKey(Exception):  # noqa: N818 - no failure of the merge: the caller 
         self.texts = texts
 
 
-def merged_pieces(runs: Sequence[Run], at_once: int) -> Iterator[Counted]:
+def merged_pieces(runs: Sequence[Run | SavedRun], at_once: int) -> Iterator[Counted]:
     """Merge runs and yield the result in pieces, strictly ascending by key (as an unsigned number) throughout.
 
     Args:
@@ -77,13 +185,11 @@ def merged_pieces(runs: Sequence[Run], at_once: int) -> Iterator[Counted]:
     Raises:
         SharedKey: two distinct texts have one key.
     """
-    for bounds in _pieces([run.counted.keys for run in runs], at_once):
-        parts = [run.counted.slice(start, stop) for run, (start, stop) in zip(runs, bounds, strict=True)]
-        if any(run.texts is not None for run in runs):
-            texts = [run.texts[a:b] for run, (a, b) in zip(runs, bounds, strict=True) if run.texts is not None]
-            yield _merge_texts(parts, texts)
-        else:
-            yield merge_counts(parts)
+    for bounds in _pieces(runs, at_once):
+        parts = [run.slice(start, stop) for run, (start, stop) in zip(runs, bounds, strict=True)]
+        texts = [part.texts for part in parts if part.texts is not None]
+        counted = [part.counted for part in parts]
+        yield _merge_texts(counted, texts) if texts else merge_counts(counted)
 
 
 def merge_runs(runs: Sequence[Run]) -> Run:
@@ -94,25 +200,24 @@ def merge_runs(runs: Sequence[Run]) -> Run:
     return Run(merge_counts([run.counted for run in runs]))
 
 
-def _pieces(keys: Sequence[npt.NDArray[Any]], at_once: int) -> Iterator[list[tuple[int, int]]]:
+def _pieces(runs: Sequence[Run | SavedRun], at_once: int) -> Iterator[list[tuple[int, int]]]:
     """Yield where each run starts and stops in each piece; a key is in the same piece for all runs."""
-    starts = [0] * len(keys)
-    if sum(map(len, keys)) > at_once:
-        step = max(1, at_once // (_SAMPLES * len(keys)))
-        samples = np.sort(np.concatenate([array[step - 1 :: step].astype(np.uint64) for array in keys]))
-        for pivot in np.unique(samples[:: max(1, at_once // step)]):
-            stops = [_after(array, pivot) for array in keys]
+    starts = [0] * len(runs)
+    if sum(run.entries for run in runs) > at_once:
+        step = max(1, at_once // (_SAMPLES * len(runs)))
+        samples = np.sort(np.concatenate([np.array(run.keys[step - 1 :: step], np.uint64) for run in runs]))
+        pivots = np.unique(samples[:: max(1, at_once // step)])
+        for stops in np.transpose([_after(run.keys, pivots) for run in runs]).tolist():
             if stops != starts:
                 yield list(zip(starts, stops, strict=True))
             starts = stops
-    yield [(start, len(array)) for start, array in zip(starts, keys, strict=True)]
+    yield [(start, run.entries) for start, run in zip(starts, runs, strict=True)]
 
 
-def _after(keys: npt.NDArray[Any], pivot: np.uint64) -> int:
-    """Return how many ascending keys are at most `pivot`."""
-    if pivot > np.iinfo(keys.dtype).max:
-        return len(keys)
-    return int(np.searchsorted(keys, pivot.astype(keys.dtype), side="right"))  # of the same type: nothing is copied
+def _after(keys: npt.NDArray[Any], pivots: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Return how many ascending keys are at most each of `pivots`."""
+    pivots = np.minimum(pivots, np.uint64(np.iinfo(keys.dtype).max))  # as many keys are at most that
+    return np.searchsorted(keys, pivots.astype(keys.dtype), side="right")  # of the same type: nothing is copied
 
 
 def _merged_texts(parts: Sequence[Counted], texts: Sequence[pl.Series]) -> pl.DataFrame:

@@ -24,7 +24,7 @@ from tfdlrm.data.columns import (
 )
 from tfdlrm.data.files import write_atomic
 from tfdlrm.data.key_counts import Counted, KeyCounter, count_keys
-from tfdlrm.data.key_runs import Run, SharedKey, merged_pieces
+from tfdlrm.data.key_runs import Run, SavedRun, SharedKey, merged_pieces
 from tfdlrm.data.keys import keys_in_bulk, shared_keys
 from tfdlrm.data.parallel import ordered_map, usable_cores
 from tfdlrm.data.transforms import DenseStats, StatsCounter
@@ -36,6 +36,7 @@ from tfdlrm.spec.errors import DataError
 _COMPACT_ABOVE = 1 << 20  # counts of chunks are merged when at least this many wait
 _KEYED_AT_ONCE = 1 << 20
 _MERGE_BYTES = 64  # per entry of a run, while runs are merged and keys get their rows
+_MOST_THREADS = 8
 _STATS = "stats.json"
 _DONE = "vocabularies.json"
 
@@ -111,7 +112,7 @@ class VocabularyBuilder:
     def save(self, folder: Path) -> None:
         """Put the counts since the last `save` aside in a folder, and the statistics so far; memory is free then."""
         for index, counts in enumerate(self._counts.values()):
-            counts.take().save(folder, f"{index:05d}")
+            counts.take().save(folder, _name(index))
         write_atomic(folder / _STATS, json.dumps({name: stats.state for name, stats in self._stats.items()}))
 
     def go_on_from(self, folder: Path) -> None:
@@ -120,7 +121,11 @@ class VocabularyBuilder:
             self._stats[name].state = state
 
     def build(
-        self, folders: Sequence[Path] = (), scratch: Path | None = None, memory_bytes: int = 1 << 40
+        self,
+        folders: Sequence[Path] = (),
+        scratch: Path | None = None,
+        memory_bytes: int = 1 << 40,
+        some_tables: bool = False,
     ) -> tuple[dict[str, Vocabulary], dict[str, DenseStats]]:
         """Return the vocabulary of each table, in the order of the encoding, and the statistics asked for.
 
@@ -132,16 +137,19 @@ class VocabularyBuilder:
             scratch: Folder for tables that would take too much memory: their vocabularies are mapped from files there.
                 It is used only where `memory_bytes` is not enough.
             memory_bytes: About how much memory may be used meanwhile. Defaults to as much as it takes.
+            some_tables: Whether folders may lack tables, as those do in which runs were saved one by one. Defaults to
+                `False`: a table that is not there was lost.
 
         Raises:
-            DataError: two distinct strings of a table have the same 64-bit fingerprint.
+            DataError: two distinct strings of a table have the same 64-bit fingerprint, or a file of a folder is
+                missing or of another length than when it was saved.
         """
-        threads = usable_cores()
+        threads = min(usable_cores(), _MOST_THREADS)
 
         def build(item: tuple[int, str]) -> Vocabulary:
             index, table = item
-            saved = [Run.load(folder, f"{index:05d}") for folder in folders]
-            runs = [run for run in (*saved, self._counts[table].take()) if run is not None]
+            there = [f for f in folders if not some_tables or (f / f"{_name(index)}.json").exists()]
+            runs = [*(SavedRun(folder, _name(index)) for folder in there), self._counts[table].take()]
             return _vocabulary(table, self._encoding.tables[table], runs, scratch, index, memory_bytes // threads)
 
         built = ordered_map(build, enumerate(self._counts), threads)
@@ -260,21 +268,21 @@ class _TextCounts:
 
 
 def _vocabulary(
-    table: str, coding: TableCoding, runs: Sequence[Run], scratch: Path | None, index: int, memory_bytes: int
+    table: str, coding: TableCoding, runs: Sequence[Run | SavedRun], scratch: Path | None, index: int, memory_bytes: int
 ) -> Vocabulary:
     """Merge the runs of one table and give its values their rows."""
     if coding.kind != "vocabulary":
         return Vocabulary.empty(coding)
-    entries = sum(len(run.counted.keys) for run in runs)
+    entries = sum(run.entries for run in runs)
     at_once = max(1, entries)
     if scratch is not None:
         at_once = max(1 << 12, memory_bytes // _MERGE_BYTES)
     try:
         if entries <= at_once or scratch is None:
-            pieces = list(merged_pieces(runs, at_once)) if runs else [Counted.empty(coding.id_order == "first_seen")]
-            return vocabulary_of(coding, pieces[0], at_once, in_memory)
-        merged = _merged_on_disk(runs, at_once, scratch, f"{index:05d}.merged")
-        return vocabulary_of(coding, merged, at_once, _OnDisk(scratch, f"{index:05d}"))
+            (merged,) = merged_pieces(runs, at_once)
+            return vocabulary_of(coding, merged, at_once, in_memory)
+        merged = _merged_on_disk(runs, at_once, scratch, f"{_name(index)}.merged")
+        return vocabulary_of(coding, merged, at_once, _OnDisk(scratch, _name(index)))
     except SharedKey as shared:
         first, second = shared.texts
         raise DataError(
@@ -283,11 +291,11 @@ def _vocabulary(
         ) from None
 
 
-def _merged_on_disk(runs: Sequence[Run], at_once: int, folder: Path, name: str) -> Counted:
+def _merged_on_disk(runs: Sequence[Run | SavedRun], at_once: int, folder: Path, name: str) -> Counted:
     """Merge runs into files and return the result, mapped from them."""
-    wide = np.result_type(*(run.counted.keys.dtype for run in runs))
+    wide = np.result_type(*(run.keys.dtype for run in runs))
     types = {"keys": wide, "counts": np.dtype(np.int64), "firsts": np.dtype(np.int64)}
-    has_firsts = any(run.counted.firsts is not None for run in runs)
+    has_firsts = any(run.has_firsts for run in runs)
     fields = [field for field in types if has_firsts or field != "firsts"]
     files = {field: open(folder / f"{name}.{field}", "wb") for field in fields}  # noqa: SIM115, closed below
     try:
@@ -310,6 +318,11 @@ class _OnDisk:
     def __call__(self, name: str, length: int, dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
         path = self._folder / f"{self._name}.{name}.npy"
         return np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=(length,))
+
+
+def _name(index: int) -> str:
+    """Return how the files of a table's number begin: names of tables may hold what file names may not."""
+    return f"{index:05d}"
 
 
 def _merge(counts: pl.DataFrame) -> pl.DataFrame:
