@@ -19,7 +19,7 @@ from tfdlrm.data.key_counts import Counted, count_keys
 from tfdlrm.data.key_runs import Run, SavedRun, SharedKey, merge_runs, merged_pieces
 from tfdlrm.data.lookup import BulkLookup
 from tfdlrm.data.vocabulary_builder import VocabularyBuilder, map_vocabularies, save_vocabularies
-from tfdlrm.data.vocabulary_rows import vocabulary_of
+from tfdlrm.data.vocabulary_rows import numbered
 from tfdlrm.spec.coding import Encoding, FeatureCoding, TableCoding
 from tfdlrm.spec.errors import DataError
 from tfdlrm.spec.features import SparseFeature
@@ -80,7 +80,7 @@ def rows_by_hand(keys: list[int], coding: TableCoding) -> dict[int, int]:
 def test_rows_in_blocks_equal_those_by_hand(keys, order, min_count, max_values, apart, at_once):
     coding = TableCoding(id_order=order, min_count=min_count, max_values=max_values, rare_row=0 if apart else 1)
     counted = run_of(keys).counted
-    vocabulary = vocabulary_of(coding, counted, at_once)
+    vocabulary = numbered(coding, counted, at_once)
     assert dict(zip(vocabulary.keys.tolist(), vocabulary.ids.tolist(), strict=True)) == rows_by_hand(keys, coding)
 
 
@@ -133,7 +133,7 @@ def test_colliding_strings_are_found_across_runs(tmp_path):
 )
 def test_the_join_finds_what_the_lookup_in_memory_finds(tmp_path_factory, known, chunks, memory_bytes):
     coding = TableCoding(min_count=1)
-    vocabulary = vocabulary_of(coding, run_of(known).counted, 100)
+    vocabulary = numbered(coding, run_of(known).counted, 100)
     frames = [
         pl.DataFrame({
             "c": pl.Series([key or 0 for key in chunk], dtype=pl.UInt64),

@@ -29,7 +29,7 @@ from tfdlrm.data.keys import keys_in_bulk, shared_keys
 from tfdlrm.data.parallel import ordered_map, usable_cores
 from tfdlrm.data.transforms import DenseStats, StatsCounter
 from tfdlrm.data.vocabulary import Vocabulary, id_dtype
-from tfdlrm.data.vocabulary_rows import in_memory, vocabulary_of
+from tfdlrm.data.vocabulary_rows import in_memory, numbered
 from tfdlrm.spec.coding import Encoding, TableCoding
 from tfdlrm.spec.errors import DataError
 
@@ -280,9 +280,9 @@ def _vocabulary(
     try:
         if entries <= at_once or scratch is None:
             (merged,) = merged_pieces(runs, at_once)
-            return vocabulary_of(coding, merged, at_once, in_memory)
+            return numbered(coding, merged, at_once, in_memory)
         merged = _merged_on_disk(runs, at_once, scratch, f"{_name(index)}.merged")
-        return vocabulary_of(coding, merged, at_once, _OnDisk(scratch, _name(index)))
+        return numbered(coding, merged, at_once, _OnDisk(scratch, _name(index)))
     except SharedKey as shared:
         first, second = shared.texts
         raise DataError(

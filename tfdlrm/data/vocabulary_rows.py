@@ -24,7 +24,7 @@ def in_memory(name: str, length: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     return np.empty(length, dtype)
 
 
-def vocabulary_of(coding: TableCoding, counted: Counted, at_once: int, new: NewArray = in_memory) -> Vocabulary:
+def numbered(coding: TableCoding, counted: Counted, at_once: int, new: NewArray = in_memory) -> Vocabulary:
     """Give each key its row.
 
     Args:
