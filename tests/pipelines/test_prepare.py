@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -12,8 +15,11 @@ from tests.conftest import ROOT
 from tests.data.published_rules import write_rows
 from tests.pipelines.small_runs import call, refusal
 from tfdlrm.data.manifest import Manifest
+from tfdlrm.data.planted import write_planted
 from tfdlrm.pipelines.prepare import main
 from tfdlrm.spec.published import RECIPES
+
+COMMAND = [sys.executable, "-m", "tfdlrm.pipelines.prepare"]
 
 
 @pytest.fixture
@@ -39,6 +45,24 @@ def test_run_by_name_and_again(raw, tmp_path):
     assert refusal(*other, main=main).startswith(f"{out}: prepared by another recipe: `data.dense[0].transform`")
     assert call(main, *other, "--overwrite", "--embedding-dim", 8).code == 0
     assert Manifest.load(out).spec.tables[0].embedding_dim == 8
+
+
+def test_an_interrupted_run_names_the_command_that_goes_on(tmp_path):
+    raw, out = tmp_path / "planted rows.txt", tmp_path / "out"
+    write_planted(raw, 300_000)
+    argv = ["run", "--recipe", "tfdlrm", "--raw", str(raw), "--out", str(out), "--overwrite"]
+    process = subprocess.Popen([*COMMAND, *argv], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    survey = tmp_path / "out.partial" / "survey.json"
+    while not survey.exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    err = process.communicate()[1]
+    assert process.returncode == 130
+    said = err.splitlines()[-1].removeprefix("tfdlrm: interrupted. What is done is kept; to go on: ")
+    assert shlex.split(said)[-len(argv) :] == argv
+    done = subprocess.run(said, shell=True, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "an earlier run was broken off" in done.stdout
+    assert Manifest.load(out).splits["train"].rows > 200_000
 
 
 def test_run_by_file(raw, tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tfdlrm.pipelines.console import Console
+from tfdlrm.pipelines.console import Console, progress_bars
 from tfdlrm.pipelines.work_dir import WorkDir
 from tfdlrm.spec.config import RunConfig, load_config
 from tfdlrm.spec.errors import ConfigError, DataError
@@ -136,3 +136,22 @@ def test_bars_are_silent_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture
         bar("train", 0)(10)
     console.say("done")
     assert capsys.readouterr() == ("done\n", "")
+
+
+def test_long_phases_say_lines_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bars(False, first_line=0.2, next_lines=0.3) as bar:
+        bar("survey", 0)(7)  # over at once
+        done = bar("count", 0)
+        done(400)
+        done(600)
+        threading.Event().wait(0.35)
+        done = bar("vocabulary", 4000)
+        done(1000)
+        threading.Event().wait(0.7)  # nothing to tell of, but still at work
+    threading.Event().wait(0.4)
+    out, err = capsys.readouterr()
+    lines = [line.rsplit(", ", 1) for line in err.splitlines()]
+    assert out == ""
+    assert [line[0] for line in lines] == ["count: 1,000 rows", *["vocabulary: 1,000 of 4,000 rows (25.0%)"] * 2]
+    rates = [float(line[1].removesuffix(" rows/s").replace(",", "")) for line in lines]
+    assert 2000 < rates[0] <= 5000 and 2000 < rates[1] <= 5000 and rates[2] == 0

@@ -1,9 +1,9 @@
 """One id to a bag of ids, the same bag every time: the synthetic multi-hot form of Criteo that MLPerf trains on.
 
-MLPerf keeps a table of `rows x hotness` drawn ids for each feature, 16 GB for its largest one. Here an id is drawn
-when it is asked for: a hash of (seed, feature, id, position) is the random number. The rule is written twice, in stock
-TensorFlow operations for a model that serves one-hot requests and in NumPy for encoding in bulk, in arithmetic that is
-exact in both: integers modulo 2^64, and float64 operations that IEEE 754 rounds in one way only.
+MLPerf keeps a table of `rows x hotness` drawn ids for each feature, 16 GB for its largest one alone. Here an id is
+drawn when it is asked for: a hash of (seed, feature, id, position) is the random number. The rule is written twice, in
+stock TensorFlow operations for a model that serves one-hot requests and in NumPy for encoding in bulk, in arithmetic
+that is exact in both: integers modulo 2^64, and float64 operations that IEEE 754 rounds in one way only.
 """
 
 from __future__ import annotations

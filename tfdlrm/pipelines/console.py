@@ -1,8 +1,9 @@
-"""What a run says: lines, kept in a log too, and progress bars where someone watches."""
+"""What a run says: lines, kept in a log too; progress bars where someone watches, a line now and then elsewhere."""
 
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from rich.text import Text
 
 Advance = Callable[[int], None]
 NewBar = Callable[[str, int], Advance]
+FIRST_LINE, NEXT_LINES = 10.0, 60.0
+"""Seconds: where no one watches, short commands stay quiet, and a day's log stays readable."""
 
 
 class Console:
@@ -43,16 +46,26 @@ class Console:
 
 
 @contextmanager
-def progress_bars(watched: bool | None = None) -> Iterator[NewBar]:
-    """Show progress bars with rows/s and time left while the block runs; nothing where no one watches.
+def progress_bars(
+    watched: bool | None = None, first_line: float = FIRST_LINE, next_lines: float = NEXT_LINES
+) -> Iterator[NewBar]:
+    """Show progress bars with rows/s and time left while the block runs; plain lines where no one watches.
+
+    Lines go to standard error, for the log of a long run: one once a phase is seen to last, then one a minute.
 
     Args:
         watched: Whether someone watches. Defaults to whether standard output and standard error are a terminal.
+        first_line: Seconds of a phase before its first line; a phase that is over by then has none.
+        next_lines: Seconds between its lines.
 
     Yields:
         A function that starts a bar, told its title and its rows (0 where they are not known), and returns the
         function to call with the number of rows just done.
     """
+    if not (_is_watched() if watched is None else watched):
+        with _progress_lines(first_line, next_lines) as new_bar:
+            yield new_bar
+        return
     progress = Progress(
         TextColumn("{task.description:<10}"),
         BarColumn(),
@@ -61,7 +74,6 @@ def progress_bars(watched: bool | None = None) -> Iterator[NewBar]:
         TimeRemainingColumn(),
         console=RichConsole(stderr=True),
         transient=True,
-        disable=not (_is_watched() if watched is None else watched),
     )
 
     def new_bar(title: str, rows: int) -> Advance:
@@ -70,6 +82,54 @@ def progress_bars(watched: bool | None = None) -> Iterator[NewBar]:
 
     with progress:
         yield new_bar
+
+
+@contextmanager
+def _progress_lines(first_line: float, next_lines: float) -> Iterator[NewBar]:
+    """Print how far the latest phase is, first and then again after so many seconds, while the block runs."""
+    running: list[_Phase] = []
+
+    def end_phase() -> None:
+        if running:
+            running.pop().end()
+
+    def new_bar(title: str, rows: int) -> Advance:
+        end_phase()
+        running.append(_Phase(title, rows, first_line, next_lines))
+        return running[-1].advance
+
+    try:
+        yield new_bar
+    finally:
+        end_phase()
+
+
+class _Phase:
+    """Prints its lines from a thread of its own, for a phase may be at work for long without a row to tell of."""
+
+    def __init__(self, title: str, rows: int, first_line: float, next_lines: float) -> None:
+        self._title = title
+        self._rows = rows
+        self._done = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._tell, args=(first_line, next_lines), daemon=True)
+        self._thread.start()
+
+    def advance(self, rows: int) -> None:
+        self._done += rows
+
+    def end(self) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _tell(self, first_line: float, next_lines: float) -> None:
+        wait, told, since = first_line, 0, time.perf_counter()
+        while not self._ended.wait(wait):
+            done, now = self._done, time.perf_counter()
+            share = f" of {self._rows:,} rows ({done / self._rows:.1%})" if self._rows else " rows"
+            rate = (done - told) / (now - since)
+            print(f"{self._title}: {done:,}{share}, {rate:,.0f} rows/s", file=sys.stderr, flush=True)
+            wait, told, since = next_lines, done, now
 
 
 def _is_watched() -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfdlrm.pipelines.arguments import positive
 from tfdlrm.pipelines.beam import add_beam_arguments, refuse_idle_options, run_with_beam, split_beam_options
-from tfdlrm.pipelines.cli import load_tensorflow, run_command
+from tfdlrm.pipelines.cli import load_tensorflow, python_command, run_command
 from tfdlrm.pipelines.console import NewBar, Stopwatch, progress_bars
 from tfdlrm.pipelines.recipe_text import diff_lines, explanation_lines
 from tfdlrm.spec.config import DataConfig, load_config
@@ -76,9 +77,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the arguments and do what they say."""
-    own, beam_options = split_beam_options(sys.argv[1:] if argv is None else argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    own, beam_options = split_beam_options(arguments)
     args = build_parser().parse_args(own, argparse.Namespace(beam_options=beam_options))
-    return run_command(lambda: args.body(args))
+    keeps = args.command == "run" and args.engine == "local"
+    again = f"{python_command()} -m tfdlrm.pipelines.prepare {shlex.join(arguments)}"
+    return run_command(lambda: args.body(args), again if keeps else None)
 
 
 def _run(args: argparse.Namespace) -> int:
