@@ -15,6 +15,7 @@ from tfdlrm.pipelines.arguments import positive
 from tfdlrm.pipelines.beam import add_beam_arguments, refuse_idle_options, run_with_beam, split_beam_options
 from tfdlrm.pipelines.cli import load_tensorflow, python_command, run_command
 from tfdlrm.pipelines.console import NewBar, Stopwatch, progress_bars
+from tfdlrm.pipelines.day_notes import day_notes
 from tfdlrm.pipelines.recipe_text import diff_lines, explanation_lines
 from tfdlrm.spec.config import DataConfig, load_config
 from tfdlrm.spec.errors import ConfigError
@@ -97,6 +98,8 @@ def _run(args: argparse.Namespace) -> int:
     if width < 1:
         raise ConfigError(f"`--embedding-dim` must be at least 1. Received: {width}.")
     refuse_idle_options(args.engine, args.beam_options)
+    for line in day_notes(config.data.split, raw):
+        print(line, flush=True)
     load_tensorflow()
     watch = Stopwatch()
     with progress_bars() as bar:

@@ -10,6 +10,7 @@ from tfdlrm.data.prepare import BAD_ROWS_FILE, prepare
 from tfdlrm.data.raw_blocks import expand_path
 from tfdlrm.data.recipe import difference
 from tfdlrm.pipelines.console import Advance, Stopwatch
+from tfdlrm.pipelines.day_notes import day_notes
 from tfdlrm.pipelines.stages.context import Run
 from tfdlrm.spec.errors import UserError
 
@@ -18,6 +19,8 @@ def work(run: Run) -> dict[str, Any] | None:
     """Prepare the raw files, unless that was done before by the same recipe."""
     phases = []
     watch = Stopwatch()
+    for line in day_notes(run.config.data.split, run.raw):
+        run.console.say(f"{'prepare:':<10} {line}")
     with run.console.bars() as bar:
 
         def phase(name: str, rows: int) -> Advance:
