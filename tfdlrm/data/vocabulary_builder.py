@@ -149,7 +149,8 @@ class VocabularyBuilder:
         def build(item: tuple[int, str]) -> Vocabulary:
             index, table = item
             there = [f for f in folders if not some_tables or (f / f"{_name(index)}.json").exists()]
-            runs = [*(SavedRun(folder, _name(index)) for folder in there), self._counts[table].take()]
+            saved: list[Run | SavedRun] = [SavedRun(folder, _name(index)) for folder in there]
+            runs = [*saved, self._counts[table].take()]
             return _vocabulary(table, self._encoding.tables[table], runs, scratch, index, memory_bytes // threads)
 
         built = ordered_map(build, enumerate(self._counts), threads)

@@ -63,8 +63,8 @@ def progress_bars(
         function to call with the number of rows just done.
     """
     if not (_is_watched() if watched is None else watched):
-        with _progress_lines(first_line, next_lines) as new_bar:
-            yield new_bar
+        with _progress_lines(first_line, next_lines) as new_line:
+            yield new_line
         return
     progress = Progress(
         TextColumn("{task.description:<10}"),
