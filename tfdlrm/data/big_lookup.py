@@ -94,13 +94,13 @@ class BigLookup:
         self._name = name
         self._coding = encoding.tables[feature.table]
         self._source = encoding.features[feature.name].source
-        self._vocabulary = vocabulary
+        self._vocabulary: Vocabulary | None = vocabulary
         self._expansion = expansion_of(feature, encoding, vocabulary.rows)
         self._batch_rows = max(1, memory_bytes // 2 // _KEY_BYTES)
         self._entries = max(1, memory_bytes // 2 // _ENTRY_BYTES)
 
     def run(self, rows: Sequence[int], chunks: Sequence[int], read: ReadColumn, done: Callable[[int], None]) -> None:
-        """Look up the chunks of those numbers, but for those that have their file already.
+        """Look up the chunks of those numbers, but for those that have their file already; to be called once.
 
         Args:
             rows: Rows of every chunk, by its number.
@@ -119,6 +119,7 @@ class BigLookup:
             batch.append(chunk)
         if batch:
             self._run_batch(batch, read, done)
+        self._vocabulary = None  # what was read of it would stay in memory
 
     def rows_of(self, chunk: int, here: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
         """Return the table rows of some samples of a chunk that `run` looked up, `[hotness, samples]`."""
@@ -153,16 +154,19 @@ class BigLookup:
 
     def _join(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[Any]:
         """Return the row of each key, those the vocabulary lacks in `oov_row`."""
+        vocabulary = self._vocabulary
+        if vocabulary is None:
+            raise ValueError("`run` must be called once. Received: another call.")
         order = np.argsort(keys.view(np.int64))
         keys = keys[order]
         signed = keys.view(np.int64)
-        rows = np.full(len(keys), unknown_row(self._coding), self._vocabulary.ids.dtype)
-        for begin in range(0, len(self._vocabulary.keys), self._entries):
-            entries = np.array(self._vocabulary.keys[begin : begin + self._entries])
+        rows = np.full(len(keys), unknown_row(self._coding), vocabulary.ids.dtype)
+        for begin in range(0, len(vocabulary.keys), self._entries):
+            entries = np.array(vocabulary.keys[begin : begin + self._entries])
             first, last = np.searchsorted(signed, entries[0]), np.searchsorted(signed, entries[-1], side="right")
             places = np.searchsorted(entries, signed[first:last])
             same = entries[places] == signed[first:last]
-            rows[first:last][same] = self._vocabulary.ids[begin : begin + self._entries][places[same]]
+            rows[first:last][same] = vocabulary.ids[begin : begin + self._entries][places[same]]
         found = np.empty_like(rows)
         found[order] = rows
         return found

@@ -37,7 +37,7 @@ BAD_ROWS_FILE = "bad_rows.tsv"
 LOCAL_ENGINE = "local"
 MOST_THREADS = 8
 """Threads beyond these would hold more memory than they save time: each has a chunk of text and its rows."""
-MEMORY_BYTES = 512 << 20
+MEMORY_BYTES = 256 << 20
 """Memory for counts, and for looking values up. What does not fit waits in sorted files."""
 _ID_BYTES = 4
 Progress = Callable[[str, int], Callable[[int], None]]
@@ -80,7 +80,7 @@ def prepare(
             `MOST_THREADS`, and one chunk more than threads. Defaults to 16 MiB.
         memory_bytes: About how much memory counts, and later the vocabularies that are looked up, may take. Counts
             beyond it are merged from sorted files; columns whose vocabulary does not fit are looked up by a join of
-            sorted keys. Defaults to 512 MiB. It does not change the result.
+            sorted keys. Defaults to 256 MiB. It does not change the result.
 
     Returns:
         The manifest. Its `statistics` hold rows and click rate of each split, shares of missing, rare and unseen
@@ -243,16 +243,21 @@ class _Work:
                     writer.write(lambda rows: None, final=False)
                 refuse_no_training_rows(parsing.chunks)
 
-            def save_once(parts: EncoderParts) -> None:
+            stats = learnt.stats
+            del learnt  # whose vocabularies are mapped from disk: what was read of them would stay in memory
+
+            def save() -> EncoderParts:
+                vocabularies = map_vocabularies(partial.subfolder("vocabularies")) or builder.build()[0]
+                parts = EncoderParts(writer.spec, self._encoding, vocabularies, stats)
                 if not (partial.out / ENCODER_FILE).exists():
                     save_parts(parts, partial.out)
+                return parts._replace(vocabularies={})
 
-            parts = EncoderParts(writer.spec, self._encoding, learnt.vocabularies, learnt.stats)
             done = self._progress("encode", sum(sum(chunk.splits) for chunk in parsing.chunks))
             with ThreadPoolExecutor(1) as pool:
-                saved = pool.submit(save_once, parts)  # which waits for the disk most of the time
+                saved = pool.submit(save)  # which waits for the disk most of the time
                 writer.write(done)
-                saved.result()
+                parts = saved.result()
         parsing.write_bad_rows(partial.out / BAD_ROWS_FILE)
         self._refuse_changed(files)
         return manifest_of(data, parts, files, writer.result(), parsing.bad.counts)

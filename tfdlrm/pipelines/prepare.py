@@ -49,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--memory",
         type=positive,
-        default=512,
+        default=256,
         metavar="MIB",
         help="for counts and for looking values up; beyond it sorted files serve (default: %(default)s)",
     )
