@@ -88,7 +88,7 @@ class ParsePart(beam.DoFn):
             with StagedRows((place.local or scratch) / _STAGED) as staged:
                 parsing = ParsingPass(
                     *(data, reader, self._plan, builder, minimums, segments, staged),
-                    *(1, job.memory_bytes, 0),
+                    *(1, job.memory_bytes, len(part.spans)),
                 )
                 try:
                     for _ in parsing.run(lambda rows: None, lambda staged_bytes: None):

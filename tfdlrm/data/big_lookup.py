@@ -15,6 +15,7 @@ from tfdlrm.data.expansion import expansion_of
 from tfdlrm.data.files import atomic_path
 from tfdlrm.data.keys import keys_in_bulk, shared_keys
 from tfdlrm.data.lookup import UNKNOWN, unknown_row
+from tfdlrm.data.mapped_arrays import map_array
 from tfdlrm.data.vocabulary import Vocabulary
 from tfdlrm.spec.coding import Encoding
 from tfdlrm.spec.errors import DataError
@@ -123,7 +124,7 @@ class BigLookup:
 
     def rows_of(self, chunk: int, here: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
         """Return the table rows of some samples of a chunk that `run` looked up, `[hotness, samples]`."""
-        rows = np.load(self._path(chunk), mmap_mode="r")[here]
+        rows = map_array(self._path(chunk))[here]
         return rows[np.newaxis] if self._expansion is None else self._expansion.array(rows)
 
     def forget(self, chunk: int) -> None:

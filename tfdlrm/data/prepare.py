@@ -161,7 +161,7 @@ def refuse_unfit(data: DataConfig, encoding: Encoding) -> None:
     """
     if data.split.by == "time" and data.format.time is None:
         raise ConfigError('`data.format.time` must name a column where split.by = "time".')
-    sizes = {name: table_rows(coding, coding.buckets or 0) for name, coding in encoding.tables.items()}
+    sizes = {name: max(1, table_rows(coding, coding.buckets or 0)) for name, coding in encoding.tables.items()}
     spec = spec_of(data, sizes, 1)
     for feature in spec.sparse:
         refuse_unless_encodable(feature, encoding.features[feature.name])

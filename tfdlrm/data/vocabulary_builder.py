@@ -26,6 +26,7 @@ from tfdlrm.data.files import write_atomic
 from tfdlrm.data.key_counts import Counted, KeyCounter, count_keys
 from tfdlrm.data.key_runs import Run, SavedRun, SharedKey, merged_pieces
 from tfdlrm.data.keys import keys_in_bulk, shared_keys
+from tfdlrm.data.mapped_arrays import map_array
 from tfdlrm.data.parallel import ordered_map, usable_cores
 from tfdlrm.data.transforms import DenseStats, StatsCounter
 from tfdlrm.data.vocabulary import Vocabulary, id_dtype
@@ -352,7 +353,7 @@ def map_vocabularies(folder: Path) -> dict[str, Vocabulary] | None:
     found = {}
     for index, (table, size) in enumerate(json.loads((folder / _DONE).read_text(encoding="utf-8")).items()):
         if size["entries"]:
-            arrays = [np.load(folder / f"{index:05d}.{field}.npy", mmap_mode="r") for field in ("keys", "ids")]
+            arrays = [map_array(folder / f"{index:05d}.{field}.npy") for field in ("keys", "ids")]
         else:
             arrays = [np.empty(0, np.int64), np.empty(0, id_dtype(size["rows"]))]
         found[table] = Vocabulary(arrays[0], arrays[1], size["rows"])
