@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -300,3 +302,124 @@ def test_a_run_that_was_cut_off_is_named(tmp_path):
     (folders[0] / "00000.json").write_text("{")
     with pytest.raises(DataError, match="00000.json: damaged"):
         builder.build(folders)
+
+
+# Builds vocabularies on a disk that has no room for them, and tells the number of each error.
+FULL_DISK = """
+import os, sys
+from pathlib import Path
+import polars as pl
+from tfdlrm.data.vocabulary_builder import VocabularyBuilder, save_vocabularies
+from tfdlrm.spec.coding import Encoding, FeatureCoding, TableCoding
+
+folder, disk = Path(sys.argv[1]), Path(sys.argv[2])
+encoding = Encoding(features={"c": FeatureCoding(source="c")}, tables={"c": TableCoding(id_order="first_seen")})
+builder = VocabularyBuilder(encoding, {"c": "c"})
+builder.add(pl.DataFrame({"c": [f"{value:x}" for value in range(30_000)]}))
+builder.save(folder)
+
+def attempt(work):
+    try:
+        work()
+        print("done")
+    except OSError as error:
+        print(error.errno)
+    for path in disk.iterdir():
+        path.unlink()
+
+for filled, memory_bytes in [(100, 1 << 30), (500, 1 << 30), (600, 1), (900, 1), (1100, 1)]:
+    (disk / "filler").write_bytes(bytes((2000 - filled) * 1000))
+    attempt(lambda: builder.build([folder], disk, memory_bytes))
+(disk / "filler").write_bytes(bytes(1_900_000))
+attempt(lambda: save_vocabularies(builder.build([folder])[0], disk))
+(disk / "filler").write_bytes(bytes(1_900_000))
+builder.add(pl.DataFrame({"c": [f"{value:x}" for value in range(30_000)]}))
+attempt(lambda: builder.save(disk))
+attempt(lambda: save_vocabularies(builder.build([folder], disk, 1 << 30)[0], disk))
+"""
+
+
+def test_a_full_disk_is_an_error_like_others(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "disk").mkdir()
+    # A namespace of its own, in which a folder is a file system of 2 MB.
+    unshare = ["unshare", "--mount", *(["--user", "--map-root-user"] if os.geteuid() else []), "sh", "-c"]
+    mount = 'mount -t tmpfs -o size=2000k tmpfs "$1" && shift && "$@"'
+    disk = str(tmp_path / "disk")
+    if subprocess.run([*unshare, mount, "sh", disk, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no small file system can be mounted here")
+    command = [*unshare, mount, "sh", disk, sys.executable, "-c", FULL_DISK, str(tmp_path / "run"), disk]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [*[str(errno.ENOSPC)] * 7, "done"]
+
+
+def test_with_a_scratch_folder_vocabularies_are_mapped_from_it(tmp_path):
+    builder, folders = saved_segments(tmp_path)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    built, _ = builder.build(folders, scratch)
+    for array in (built["c"].keys, built["c"].ids):
+        assert isinstance(array, np.memmap) and Path(array.filename).parent == scratch
+    assert sorted(path.name for path in scratch.iterdir()) == ["00000.ids.npy", "00000.keys.npy"]
+
+
+@pytest.mark.parametrize("scratch", [True, False])
+def test_vocabularies_are_durable_before_they_count_as_saved(tmp_path, monkeypatch, scratch):
+    builder, folders = saved_segments(tmp_path)
+    target = tmp_path / "scratch"
+    target.mkdir()
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def noted(handle: int) -> None:
+        fsync(handle)
+        if not (target / "vocabularies.json").exists():
+            synced.append(os.path.basename(os.readlink(f"/proc/self/fd/{handle}")))
+
+    monkeypatch.setattr(os, "fsync", noted)
+    save_vocabularies(builder.build(folders, target if scratch else None)[0], target)
+    assert {"00000.ids.npy", "00000.keys.npy", "scratch"} <= set(synced)
+    assert synced.index("scratch") > max(synced.index("00000.ids.npy"), synced.index("00000.keys.npy"))
+
+
+def test_a_vocabulary_that_was_lost_is_named(tmp_path):
+    builder, folders = saved_segments(tmp_path)
+    save_vocabularies(builder.build(folders)[0], tmp_path)
+    path = tmp_path / "00000.ids.npy"
+    np.save(path, np.zeros(2, np.int32))
+    with pytest.raises(DataError, match=f"{path}: must have the 3 entries that were written. Received: 2"):
+        map_vocabularies(tmp_path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError, match=f"{path}: damaged"):
+        map_vocabularies(tmp_path)
+    path.unlink()
+    with pytest.raises(DataError, match=f"{path}: missing"):
+        map_vocabularies(tmp_path)
+
+
+def test_long_texts_are_merged_fewer_at_a_time(tmp_path, monkeypatch):
+    encoding = Encoding(
+        features={"c": FeatureCoding(source="c")}, tables={"c": TableCoding(value="string", id_order="key")}
+    )
+    most = []
+    merge = vocabulary_builder.merged_pieces
+
+    def watched(runs, at_once):
+        for piece in merge(runs, at_once):
+            most[-1] = max(most[-1], len(piece.keys))
+            yield piece
+
+    monkeypatch.setattr(vocabulary_builder, "merged_pieces", watched)
+    for length in (1, 1000):
+        builder = VocabularyBuilder(encoding, {"c": "c"})
+        builder.add(pl.DataFrame({"c": [f"{value:05d}" + "x" * length for value in range(20_000)]}))
+        folder = tmp_path / str(length)
+        folder.mkdir()
+        builder.save(folder)
+        most.append(0)
+        threads = min(8, vocabulary_builder.usable_cores())
+        built, _ = builder.build([folder], folder, threads * 5_000_000)
+        assert len(built["c"].keys) == 20_000
+    assert most[0] == 20_000
+    assert most[1] * 1000 <= 5_000_000

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tfdlrm.data.disk_arrays import write_array
 from tfdlrm.data.key_counts import Counted, merge_counts
 from tfdlrm.spec.errors import DataError
 
@@ -57,6 +58,11 @@ class Run(NamedTuple):
         """Whether it is known where each key was first seen."""
         return self.counted.firsts is not None
 
+    @property
+    def has_texts(self) -> bool:
+        """Whether there are texts."""
+        return self.texts is not None
+
     def slice(self, start: int, stop: int) -> Run:
         """Return some of the entries."""
         return Run(self.counted.slice(start, stop), None if self.texts is None else self.texts[start:stop])
@@ -65,10 +71,9 @@ class Run(NamedTuple):
         """Write the run into a folder, as two files whose names begin with `name` and a dot, for `SavedRun`."""
         arrays = {field: array for field, array in self.counted._asdict().items() if array is not None}
         noted: dict[str, Any] = {"entries": self.entries, "types": {f: str(a.dtype) for f, a in arrays.items()}}
-        # NumPy's own way of writing files does not tell a full disk from other failures.
         with open(folder / f"{name}.run", "wb") as file:
             for array in arrays.values():
-                file.write(np.ascontiguousarray(array).data)
+                write_array(file, array)
             if self.texts is not None:
                 noted["text_ends"] = ends = [0]
                 for start in range(0, self.entries, _TEXTS):
@@ -99,6 +104,7 @@ class SavedRun:
     Attributes:
         entries: Number of keys.
         has_firsts: Whether it is known where each key was first seen.
+        has_texts: Whether there are texts.
         text_bytes: Bytes of the texts, 0 without any.
 
     Raises:
@@ -118,6 +124,7 @@ class SavedRun:
         self._types = {field: np.dtype(name) for field, name in noted["types"].items()}
         self._text_ends: list[int] | None = noted.get("text_ends")
         self.has_firsts = "firsts" in self._types
+        self.has_texts = self._text_ends is not None
         self.text_bytes = self._text_ends[-1] if self._text_ends else 0
         found = self._path.stat().st_size if self._path.exists() else "no such file"
         if found != noted["bytes"]:

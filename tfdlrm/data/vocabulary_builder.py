@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +24,8 @@ from tfdlrm.data.columns import (
     string_column,
     string_tensor,
 )
-from tfdlrm.data.files import write_atomic
+from tfdlrm.data.disk_arrays import DiskArrays, keep_array, write_array
+from tfdlrm.data.files import fsync_directory, write_atomic
 from tfdlrm.data.key_counts import Counted, KeyCounter, count_keys
 from tfdlrm.data.key_runs import Run, SavedRun, SharedKey, merged_pieces
 from tfdlrm.data.keys import keys_in_bulk, shared_keys
@@ -37,7 +40,10 @@ from tfdlrm.spec.errors import DataError
 _COMPACT_ABOVE = 1 << 20  # counts of chunks are merged when at least this many wait
 _KEYED_AT_ONCE = 1 << 20
 _MERGE_BYTES = 64  # per entry of a run, while runs are merged and keys get their rows
+_TEXT_BYTES = 96  # more, where it has a text: that is grouped and sorted
+_TEXT_COPIES = 3  # of the text itself meanwhile
 _MOST_THREADS = 8
+_FIELDS = ("keys", "ids")
 _STATS = "stats.json"
 _DONE = "vocabularies.json"
 
@@ -135,9 +141,9 @@ class VocabularyBuilder:
 
         Args:
             folders: What `save` wrote, all of it; what was counted since is added.
-            scratch: Folder for tables that would take too much memory: their vocabularies are mapped from files there.
-                It is used only where `memory_bytes` is not enough.
-            memory_bytes: About how much memory may be used meanwhile. Defaults to as much as it takes.
+            scratch: Folder for the vocabularies, which are then mapped from files there. Defaults to memory.
+            memory_bytes: About how much memory may be used meanwhile, where there is a scratch folder. Defaults to as
+                much as it takes.
             some_tables: Whether folders may lack tables, as those do in which runs were saved one by one. Defaults to
                 `False`: a table that is not there was lost.
 
@@ -150,8 +156,8 @@ class VocabularyBuilder:
         def build(item: tuple[int, str]) -> Vocabulary:
             index, table = item
             there = [f for f in folders if not some_tables or (f / f"{_name(index)}.json").exists()]
-            saved: list[Run | SavedRun] = [SavedRun(folder, _name(index)) for folder in there]
-            runs = [*saved, self._counts[table].take()]
+            runs: list[Run | SavedRun] = [SavedRun(folder, _name(index)) for folder in there]
+            runs.append(self._counts[table].take())
             return _vocabulary(table, self._encoding.tables[table], runs, scratch, index, memory_bytes // threads)
 
         built = ordered_map(build, enumerate(self._counts), threads)
@@ -276,21 +282,35 @@ def _vocabulary(
     if coding.kind != "vocabulary":
         return Vocabulary.empty(coding)
     entries = sum(run.entries for run in runs)
-    at_once = max(1, entries)
-    if scratch is not None:
-        at_once = max(1 << 12, memory_bytes // _MERGE_BYTES)
     try:
-        if entries <= at_once or scratch is None:
+        if scratch is None:
+            (merged,) = merged_pieces(runs, entries)
+            return numbered(coding, merged, max(1, entries), in_memory)
+        at_once = max(1 << 12, memory_bytes // _entry_bytes(runs))
+        arrays = DiskArrays(scratch, _name(index))
+        if entries <= at_once:
             (merged,) = merged_pieces(runs, at_once)
-            return numbered(coding, merged, at_once, in_memory)
-        merged = _merged_on_disk(runs, at_once, scratch, f"{_name(index)}.merged")
-        return numbered(coding, merged, at_once, _OnDisk(scratch, _name(index)))
+        else:
+            merged = _merged_on_disk(runs, at_once, scratch, _name(index))
+        vocabulary = numbered(coding, merged, at_once, arrays)
     except SharedKey as shared:
         first, second = shared.texts
         raise DataError(
             f"values of table `{table}` must have distinct 64-bit fingerprints. "
             f'Received: {first!r} and {second!r}, which share one. Set kind = "hash" for this table.'
         ) from None
+    arrays.remove("firsts")
+    for path in scratch.glob(f"{_name(index)}.merged.*"):
+        path.unlink()
+    return vocabulary
+
+
+def _entry_bytes(runs: Sequence[Run | SavedRun]) -> int:
+    """Return how much memory an entry of the runs takes while they are merged, about."""
+    if not any(run.has_texts for run in runs):
+        return _MERGE_BYTES
+    texts = sum(run.text_bytes for run in runs) / max(1, sum(run.entries for run in runs))
+    return _MERGE_BYTES + _TEXT_BYTES + math.ceil(_TEXT_COPIES * texts)
 
 
 def _merged_on_disk(runs: Sequence[Run | SavedRun], at_once: int, folder: Path, name: str) -> Counted:
@@ -298,28 +318,13 @@ def _merged_on_disk(runs: Sequence[Run | SavedRun], at_once: int, folder: Path, 
     wide = np.result_type(*(run.keys.dtype for run in runs))
     types = {"keys": wide, "counts": np.dtype(np.int64), "firsts": np.dtype(np.int64)}
     has_firsts = any(run.has_firsts for run in runs)
-    fields = [field for field in types if has_firsts or field != "firsts"]
-    files = {field: open(folder / f"{name}.{field}", "wb") for field in fields}  # noqa: SIM115, closed below
-    try:
+    paths = {field: folder / f"{name}.merged.{field}" for field in types if has_firsts or field != "firsts"}
+    with ExitStack() as stack:
+        files = {field: stack.enter_context(open(path, "wb")) for field, path in paths.items()}
         for piece in merged_pieces(runs, at_once):
             for field, file in files.items():
-                getattr(piece, field).astype(types[field], copy=False).tofile(file)
-    finally:
-        for file in files.values():
-            file.close()
-    return Counted(**{field: np.memmap(folder / f"{name}.{field}", types[field], mode="r") for field in fields})
-
-
-class _OnDisk:
-    """Makes arrays that are files of a folder."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self._folder = folder
-        self._name = name
-
-    def __call__(self, name: str, length: int, dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
-        path = self._folder / f"{self._name}.{name}.npy"
-        return np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=(length,))
+                write_array(file, getattr(piece, field).astype(types[field], copy=False))
+    return Counted(**{field: np.memmap(path, types[field], mode="r") for field, path in paths.items()})
 
 
 def _name(index: int) -> str:
@@ -333,28 +338,49 @@ def _merge(counts: pl.DataFrame) -> pl.DataFrame:
 
 
 def save_vocabularies(vocabularies: Mapping[str, Vocabulary], folder: Path) -> None:
-    """Write vocabularies so that `map_vocabularies` can map them into memory."""
+    """Write vocabularies so that `map_vocabularies` can map them into memory; once it returns, they are durable.
+
+    Args:
+        vocabularies: The vocabularies. Of those that `VocabularyBuilder.build` made with `folder` as its scratch folder
+            the arrays are there already.
+        folder: Where they go.
+
+    Raises:
+        OSError: the disk has no room for them.
+    """
     sizes = {}
     for index, (table, vocabulary) in enumerate(vocabularies.items()):
         sizes[table] = {"rows": vocabulary.rows, "entries": len(vocabulary.keys)}
-        for field in ("keys", "ids"):
-            array = getattr(vocabulary, field)
-            if isinstance(array, np.memmap):
-                array.flush()
-            elif len(array):
-                np.save(folder / f"{index:05d}.{field}.npy", array)
+        for field in _FIELDS if len(vocabulary.keys) else ():
+            keep_array(getattr(vocabulary, field), folder / f"{_name(index)}.{field}.npy")
+    fsync_directory(folder)
     write_atomic(folder / _DONE, json.dumps(sizes))
 
 
 def map_vocabularies(folder: Path) -> dict[str, Vocabulary] | None:
-    """Return what `save_vocabularies` wrote, mapped into memory; `None` if it never ended."""
+    """Return what `save_vocabularies` wrote, mapped into memory; `None` if it never ended.
+
+    Raises:
+        DataError: a file is missing or damaged.
+    """
     if not (folder / _DONE).exists():
         return None
     found = {}
     for index, (table, size) in enumerate(json.loads((folder / _DONE).read_text(encoding="utf-8")).items()):
+        arrays = [np.empty(0, np.int64), np.empty(0, id_dtype(size["rows"]))]
         if size["entries"]:
-            arrays = [map_array(folder / f"{index:05d}.{field}.npy") for field in ("keys", "ids")]
-        else:
-            arrays = [np.empty(0, np.int64), np.empty(0, id_dtype(size["rows"]))]
+            arrays = [_mapped(folder / f"{_name(index)}.{field}.npy", size["entries"]) for field in _FIELDS]
         found[table] = Vocabulary(arrays[0], arrays[1], size["rows"])
     return found
+
+
+def _mapped(path: Path, entries: int) -> npt.NDArray[Any]:
+    try:
+        array = map_array(path)
+    except FileNotFoundError:
+        raise DataError(f"{path}: missing, though vocabularies were saved in its folder.") from None
+    except ValueError as error:
+        raise DataError(f"{path}: damaged since it was written: {error}") from None
+    if len(array) != entries:
+        raise DataError(f"{path}: must have the {entries} entries that were written. Received: {len(array)}.")
+    return array
