@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 
 import numpy as np
@@ -110,6 +111,37 @@ def test_counts_survive_merging_on_the_way(monkeypatch):
     expected = expected_ids([int(v, 16) for v in values], TableCoding(min_count=18))
     assert 0 < len(expected) < 50
     assert as_dict(counts.build()[0]["t"]) == expected
+
+
+def test_of_large_tables_ordered_by_digits_one_is_built_at_a_time(tmp_path, monkeypatch):
+    names = [f"t{number}" for number in range(4)]
+    encoding = Encoding(
+        features={name: FeatureCoding(source=name) for name in names},
+        tables=dict.fromkeys(names, TableCoding(id_order="count_digits")),
+    )
+    within, most = [], []
+    rank = vocabulary_builder.numbered
+
+    def watched(*arguments):
+        within.append(1)
+        most.append(len(within))
+        time.sleep(0.05)
+        vocabulary = rank(*arguments)
+        within.pop()
+        return vocabulary
+
+    monkeypatch.setattr(vocabulary_builder, "numbered", watched)
+    monkeypatch.setattr(vocabulary_builder, "usable_cores", lambda: 4)
+    found = []
+    for memory_bytes in (4 * 60 * 100, 4 * 60 * 100 - 4):  # enough for each of four threads, and not quite
+        counts = VocabularyBuilder(encoding, dict(zip(names, names, strict=True)))
+        counts.add(pl.DataFrame({name: [f"{value:x}" for value in range(100)] for name in names}))
+        most.clear()
+        built, _ = counts.build((), tmp_path, memory_bytes)
+        found.append(max(most))
+        digits = sorted(range(100), key=str, reverse=True)
+        assert as_dict(built["t3"]) == {value: 2 + place for place, value in enumerate(digits)}
+    assert found[0] > 1 and found[1] == 1
 
 
 def test_strings():

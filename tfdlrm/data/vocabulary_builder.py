@@ -6,8 +6,9 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,7 +34,7 @@ from tfdlrm.data.mapped_arrays import map_array
 from tfdlrm.data.parallel import ordered_map, usable_cores
 from tfdlrm.data.transforms import DenseStats, StatsCounter
 from tfdlrm.data.vocabulary import Vocabulary, id_dtype
-from tfdlrm.data.vocabulary_rows import in_memory, numbered
+from tfdlrm.data.vocabulary_rows import DIGITS_BYTES, in_memory, numbered
 from tfdlrm.spec.coding import Encoding, TableCoding
 from tfdlrm.spec.errors import DataError
 
@@ -143,7 +144,8 @@ class VocabularyBuilder:
             folders: What `save` wrote, all of it; what was counted since is added.
             scratch: Folder for the vocabularies, which are then mapped from files there. Defaults to memory.
             memory_bytes: About how much memory may be used meanwhile, where there is a scratch folder. Defaults to as
-                much as it takes.
+                much as it takes. Whatever it is, a table whose `id_order` is `"count_digits"` takes 60 bytes a key;
+                of such tables only one at a time is above its share.
             some_tables: Whether folders may lack tables, as those do in which runs were saved one by one. Defaults to
                 `False`: a table that is not there was lost.
 
@@ -152,13 +154,17 @@ class VocabularyBuilder:
                 missing or of another length than when it was saved.
         """
         threads = min(usable_cores(), _MOST_THREADS)
+        share, alone = memory_bytes // threads, Lock()
 
         def build(item: tuple[int, str]) -> Vocabulary:
             index, table = item
             there = [f for f in folders if not some_tables or (f / f"{_name(index)}.json").exists()]
             runs: list[Run | SavedRun] = [SavedRun(folder, _name(index)) for folder in there]
             runs.append(self._counts[table].take())
-            return _vocabulary(table, self._encoding.tables[table], runs, scratch, index, memory_bytes // threads)
+            coding = self._encoding.tables[table]
+            needed = DIGITS_BYTES * sum(run.entries for run in runs) if coding.id_order == "count_digits" else 0
+            with alone if needed > share else nullcontext():
+                return _vocabulary(table, coding, runs, scratch, index, share)
 
         built = ordered_map(build, enumerate(self._counts), threads)
         return dict(zip(self._counts, built, strict=True)), {name: stats.build() for name, stats in self._stats.items()}

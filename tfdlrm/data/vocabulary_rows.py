@@ -15,6 +15,8 @@ from tfdlrm.spec.coding import TableCoding
 
 _NEVER = np.iinfo(np.int64).max
 _RANGES = 1 << 16
+DIGITS_BYTES = 60
+"""Memory that each key of a table takes while keys are ordered by their digits: all of the table are held at once."""
 NewArray = Callable[[str, int, npt.DTypeLike], npt.NDArray[Any]]
 """Returns an array of a name, length and type, in memory or on disk."""
 
@@ -31,7 +33,7 @@ def numbered(coding: TableCoding, counted: Counted, at_once: int, new: NewArray 
         coding: The rules: `min_count`, `max_values`, `id_order` and the reserved rows.
         counted: Keys, strictly ascending as unsigned numbers, their counts, and where each was first seen if
             `id_order` asks for it. The arrays may be mapped from disk.
-        at_once: How many keys are held in memory at a time.
+        at_once: How many keys are held in memory at a time, but where `id_order` is `"count_digits"`: all of them.
         new: Makes the arrays of the vocabulary.
 
     Returns:
@@ -72,7 +74,7 @@ def numbered(coding: TableCoding, counted: Counted, at_once: int, new: NewArray 
 class _Ranked:
     """Keys in blocks with their ranks by count; equally frequent ones by key, as a signed number, or by its digits.
 
-    The order by digits needs all keys in memory, 60 bytes each.
+    The order by digits needs all keys in memory, `DIGITS_BYTES` each.
 
     Attributes:
         kept: How many keys get a row of their own: those of the lowest ranks.
