@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from tests.data.test_blocks import make_examples
 from tfdlrm.data.inspection import inspect, values_of
 from tfdlrm.data.planted import write_planted
 from tfdlrm.data.prepare import prepare
-from tfdlrm.data.vocabulary import Vocabulary
+from tfdlrm.data.vocabulary import Vocabulary, vocabulary_pieces
 from tfdlrm.spec.coding import TableCoding
 from tfdlrm.spec.config import DataConfig
 from tfdlrm.spec.errors import ConfigError, DataError
@@ -210,11 +212,69 @@ def test_bad_arguments(prepared, tmp_path):
 
 
 def test_values_of_rows():
-    vocabulary = Vocabulary(np.array([-1, 7, 0xABC]), np.array([3, 2, 1], np.int32), 4)
+    entries = [(np.array([-1, 7, 0xABC]), np.array([3, 2, 1], np.int32))]
     rows = [0, 1, 2, 3, 9]
-    assert values_of(rows, TableCoding(), vocabulary) == ["missing", "unseen", "00000007", "f" * 16, None]
-    assert values_of([2], TableCoding(value="number"), vocabulary) == ["bucket 7"]
-    assert values_of([2], TableCoding(value="string"), vocabulary) == ["fingerprint 00000007"]
-    assert values_of([0, 1, 2], TableCoding(kind="hash", buckets=2), vocabulary) == ["missing", None, None]
+    assert values_of(rows, TableCoding(), entries) == ["missing", "unseen", "00000007", "f" * 16, None]
+    assert values_of([2], TableCoding(value="number"), entries) == ["bucket 7"]
+    assert values_of([2], TableCoding(value="string"), entries) == ["fingerprint 00000007"]
+    assert values_of([0, 1, 2], TableCoding(kind="hash", buckets=2), entries) == ["missing", None, None]
     published = TableCoding(missing_key=0, oov_row=None, rare_row=0, first_id=0)
-    assert values_of([2, 5], published, vocabulary) == ["00000007", None]
+    assert values_of([2, 5], published, entries) == ["00000007", None]
+    assert values_of([2], TableCoding()) == [None]
+
+
+def test_values_are_read_in_pieces_as_far_as_needed(tmp_path):
+    shared = Vocabulary(np.arange(1000), np.where(np.arange(1000) % 10, 2 + np.arange(1000) % 7, 0).astype(np.int32), 9)
+    shared.save(tmp_path / "v.npz")
+    sizes = []
+
+    def watched():
+        for keys, ids in vocabulary_pieces(tmp_path / "v.npz", 64):
+            sizes.append(len(keys))
+            yield keys, ids
+
+    coding = TableCoding(min_count=2, oov_row=1, rare_row=0, missing_row=0)
+    assert values_of([8, 0, 2], coding, watched()) == ["00000006", "missing or rare", "00000007"]
+    assert sizes == [64]  # the lowest key of each row is in the first piece
+    assert values_of([8, 99], coding, watched()) == ["00000006", None]
+    assert sizes[1:] == [64] * 15 + [40]
+
+
+def test_memory_does_not_grow_with_vocabularies(tmp_path):
+    """Most values are rare and share a row; a table of many is looked at in less memory than its keys take."""
+    entries = 2_000_000
+    ids = np.zeros(entries, np.int32)
+    ids[[5, 1_500_000]] = 3, 2
+    Vocabulary(np.arange(entries), ids, 4).save(tmp_path / "v.npz")
+    tracemalloc.start()
+    try:
+        pieces = vocabulary_pieces(tmp_path / "v.npz", 1 << 16)
+        coding = TableCoding(min_count=2, oov_row=1, rare_row=0, missing_row=0)
+        assert values_of([0, 2, 3], coding, pieces) == ["missing or rare", f"{1_500_000:08x}", "00000005"]
+        assert tracemalloc.get_traced_memory()[1] < 8 * entries / 4
+    finally:
+        tracemalloc.stop()
+
+
+def test_inspecting_loads_no_whole_vocabulary(prepared, monkeypatch, figures):
+    def refused(path):
+        raise AssertionError(path)
+
+    monkeypatch.setattr(Vocabulary, "load", refused)
+    assert json.loads(json.dumps(inspect(prepared[0]))) == figures
+
+
+def test_a_damaged_vocabulary_is_named(prepared, tmp_path):
+    copy = tmp_path / "data"
+    shutil.copytree(prepared[0], copy)
+    path = copy / "vocabulary" / "00003.npz"
+    content = bytearray(path.read_bytes())
+    content[300] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="00003.npz: must be the vocabulary of table"):
+        inspect(copy)
+    path.write_bytes(content[:100])
+    with pytest.raises(DataError, match="00003.npz: not a vocabulary"):
+        list(vocabulary_pieces(path))
+    with pytest.raises(DataError, match="none.npz: no such file"):
+        list(vocabulary_pieces(tmp_path / "none.npz"))

@@ -102,17 +102,30 @@ def load_parts(directory: Path) -> EncoderParts:
     Raises:
         DataError: a file is missing, damaged, or not the one that was saved with the others.
     """
+    content = _read(directory)
+    vocabularies = {entry.table: Vocabulary.load(_checked_path(directory, entry)) for entry in content.vocabularies}
+    return EncoderParts(content.spec, content.encoding, vocabularies, content.dense_stats)
+
+
+def vocabulary_paths(directory: Path) -> dict[str, Path]:
+    """Return the vocabulary file of each table, for `vocabulary_pieces`, without loading any.
+
+    Raises:
+        DataError: as `load_parts` does.
+    """
+    return {entry.table: _checked_path(directory, entry) for entry in _read(directory).vocabularies}
+
+
+def _read(directory: Path) -> _EncoderFile:
     path = directory / ENCODER_FILE
     try:
-        content = _EncoderFile.model_validate_json(path.read_bytes())
+        return _EncoderFile.model_validate_json(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}.") from None
     except ValidationError as error:
         raise DataError(f"{path}: {explain(error)}") from None
     except SpecError as error:
         raise DataError(f"{path}: {error}") from None
-    vocabularies = {entry.table: _load_vocabulary(directory, entry) for entry in content.vocabularies}
-    return EncoderParts(content.spec, content.encoding, vocabularies, content.dense_stats)
 
 
 def _row_of_missing(coding: TableCoding, vocabulary: Vocabulary) -> int | None:
@@ -127,7 +140,7 @@ def _row_of_missing(coding: TableCoding, vocabulary: Vocabulary) -> int | None:
     return int(vocabulary.ids[place]) if found else None
 
 
-def _load_vocabulary(directory: Path, entry: _VocabularyFile) -> Vocabulary:
+def _checked_path(directory: Path, entry: _VocabularyFile) -> Path:
     path = directory / entry.file
     try:
         checksum = sha256_of(path)
@@ -138,7 +151,7 @@ def _load_vocabulary(directory: Path, entry: _VocabularyFile) -> Vocabulary:
             f"{path}: must be the vocabulary of table `{entry.table}` that {ENCODER_FILE} was saved with. "
             f"Received: sha256 {checksum}, expected {entry.sha256}."
         )
-    return Vocabulary.load(path)
+    return path
 
 
 def _vocabulary_name(index: int) -> str:

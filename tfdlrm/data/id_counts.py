@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 COUNTED_ROWS = 1 << 26
 """Table rows that are counted one by one, 4 bytes each, 256 MiB in all. Beyond that the largest tables are sketched."""
 SKETCH_ENTRIES = 1 << 14
+_BLOCK = 1 << 20
 _MOST = np.iinfo(np.uint32).max
 Ids = npt.NDArray[Any]
 
@@ -49,17 +51,27 @@ class ExactCounts:
 
     def top(self, most: int) -> list[TopRow]:
         """Return the most used rows, the lower id first where two are used alike."""
-        chosen = np.arange(len(self._counts))
-        if most < len(chosen):
-            least = np.partition(self._counts, -most)[-most]
-            above, level = np.flatnonzero(self._counts > least), np.flatnonzero(self._counts == least)
-            chosen = np.concatenate([above, level[: most - len(above)]])
+        least = np.partition(self._counts, -most)[-most] if most < len(self._counts) else 0
+        chosen = np.flatnonzero(self._counts > least)
+        if least:
+            chosen = np.concatenate([chosen, self._first_rows_used(int(least), most - len(chosen))])
         order = chosen[np.lexsort([chosen, -self._counts[chosen].astype(np.int64)])]
-        return [TopRow(int(row), int(self._counts[row])) for row in order if self._counts[row]]
+        return [TopRow(int(row), int(self._counts[row])) for row in order]
 
     def coverage(self, numbers: Sequence[int]) -> list[float]:
         """Return what share of all values the `n` most used rows have, for each n of `numbers`."""
         return _coverage(self._counts, self.total, numbers)
+
+    def _first_rows_used(self, uses: int, number: int) -> Ids:
+        """Return the lowest rows used so often; block by block, as there may be very many."""
+        found: list[Ids] = []
+        for start in range(0, len(self._counts), _BLOCK):
+            rows = start + np.flatnonzero(self._counts[start : start + _BLOCK] == uses)[:number]
+            found.append(rows)
+            number -= len(rows)
+            if not number:
+                break
+        return np.concatenate(found)
 
 
 class SketchCounts:
@@ -123,5 +135,10 @@ def count_tables(
 
 
 def _coverage(counts: npt.NDArray[Any], total: int, numbers: Sequence[int]) -> list[float]:
-    sums = np.cumsum(np.sort(counts)[::-1], dtype=np.int64)
-    return [float(sums[min(n, len(sums)) - 1]) / total if total and len(sums) else 0.0 for n in numbers]
+    counts = np.sort(counts)[::-1]
+    ends = [min(n, len(counts)) for n in numbers]
+    sums, running = {0: 0}, 0
+    for start, stop in pairwise(sorted({0, *ends})):
+        running += int(counts[start:stop].sum(dtype=np.int64))
+        sums[stop] = running
+    return [sums[end] / total if total else 0.0 for end in ends]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,13 @@ import numpy.typing as npt
 from tfdlrm.data.blocks import Arrays, BlockPlace, BlockReader, block_places
 from tfdlrm.data.distances import Distance, distance, number_distance
 from tfdlrm.data.encoder import PADDING
-from tfdlrm.data.encoder_files import ENCODER_FILE, load_parts
+from tfdlrm.data.encoder_files import ENCODER_FILE, vocabulary_paths
 from tfdlrm.data.id_counts import COUNTED_ROWS, count_tables
 from tfdlrm.data.manifest import Manifest
 from tfdlrm.data.number_counts import COARSE_BINS, NumberCounts
 from tfdlrm.data.parts import Part, parts_of
 from tfdlrm.data.splits import SPLIT_NAMES, TRAIN
-from tfdlrm.data.vocabulary import Vocabulary
+from tfdlrm.data.vocabulary import Entries, vocabulary_pieces
 from tfdlrm.spec.coding import TableCoding
 from tfdlrm.spec.errors import ConfigError
 from tfdlrm.spec.features import FeatureSpec
@@ -45,8 +45,8 @@ def inspect(
     """Read a prepared data set and say what is in it.
 
     Memory does not depend on the number of rows: 4 bytes for each table row up to `counted_rows` of them and 1 byte for
-    each beyond, 0.5 MB for each numeric column and split, and some 20 KB for each column and part, of which there are
-    200 at most.
+    each beyond, twice that in the end for the table at hand, 0.5 MB for each numeric column and split, and some 20 KB
+    for each column and part, of which there are 200 at most. Of the encoder's vocabularies a piece is read at a time.
 
     Args:
         directory: Folder of a prepared data set, packed or of examples.
@@ -81,7 +81,7 @@ def inspect(
             survey.add(name, place, reader.read(place))
             progress(place.info.rows)
         survey.end_split(name)
-    vocabularies = load_parts(Path(directory)).vocabularies if (Path(directory) / ENCODER_FILE).exists() else {}
+    vocabularies = vocabulary_paths(Path(directory)) if (Path(directory) / ENCODER_FILE).exists() else {}
     return {
         "directory": str(directory),
         "format": manifest.format,
@@ -181,7 +181,7 @@ class _Survey:
             bins = _id_bins(bags[bags != PADDING], self._spec.table_of(feature).vocabulary_size)
             counts.ids[row] += np.bincount(bins, minlength=ID_BINS)
 
-    def figures(self, vocabularies: Mapping[str, Vocabulary], top: int) -> Figures:
+    def figures(self, vocabularies: Mapping[str, Path], top: int) -> Figures:
         """Return what was found, ready for JSON."""
         shares = self._manifest.statistics.get("shares", {})
         return {
@@ -215,10 +215,11 @@ class _Survey:
         figures = {"name": part.name, "split": part.split, "rows": part.stop - part.start}
         return {**figures, "read_rows": counts.rows, "click_rate": rate}
 
-    def _table(self, name: str, vocabulary: Vocabulary | None, top: int) -> Figures:
+    def _table(self, name: str, vocabulary: Path | None, top: int) -> Figures:
         counts, coding = self._tables[name], self._codings[name]
         best = counts.top(top)
-        texts = values_of([row.row for row in best], coding, vocabulary)
+        entries = () if vocabulary is None else vocabulary_pieces(vocabulary)
+        texts = values_of([row.row for row in best], coding, entries)
         used = counts.used()
         points = [n for n in _CURVE_POINTS if n < used] + [used] * (used > 0)
         return {
@@ -320,23 +321,28 @@ def _kinds(coding: TableCoding) -> dict[int, str]:
     return {row: " or ".join(names) for row, names in kinds.items() if row < coding.first_id}
 
 
-def values_of(rows: Sequence[int], coding: TableCoding, vocabulary: Vocabulary | None) -> list[str | None]:
+def values_of(rows: Sequence[int], coding: TableCoding, entries: Iterable[Entries] = ()) -> list[str | None]:
     """Return the raw values of table rows, as far as an encoder's vocabulary can tell.
 
     Hexadecimal values come back as written, but for their case and leading zeros. Of a string only its fingerprint is
-    known, and of a hashed value nothing.
+    known, and of a hashed value nothing. Where several values share a row, that of the lowest key is told.
 
     Args:
         rows: The rows.
         coding: Coding of the table.
-        vocabulary: Its vocabulary, if there is one.
+        entries: Its vocabulary in pieces, ascending by key, if there is one. They are read as far as is needed.
     """
     known: dict[int, str | None] = dict(_kinds(coding))
-    if vocabulary is not None and coding.kind == "vocabulary":
-        for place in np.flatnonzero(np.isin(vocabulary.ids, np.array(rows, np.int64))):
-            key, row = int(vocabulary.keys[place]), int(vocabulary.ids[place])
+    wanted = np.setdiff1d(np.array(rows, np.int64), list(known))
+    for keys, ids in entries if coding.kind == "vocabulary" and wanted.size else ():
+        places = np.flatnonzero(np.isin(ids, wanted))
+        found, first = np.unique(ids[places], return_index=True)
+        for row, key in zip(found.tolist(), keys[places[first]].tolist(), strict=True):
             text = str(key) if coding.value == "number" else f"{key & (2**64 - 1):08x}"
-            known.setdefault(row, {"hex": text, "number": f"bucket {text}"}.get(coding.value, f"fingerprint {text}"))
+            known[row] = {"hex": text, "number": f"bucket {text}"}.get(coding.value, f"fingerprint {text}")
+        wanted = np.setdiff1d(wanted, found)
+        if not wanted.size:
+            break
     return [known.get(row) for row in rows]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +14,9 @@ import numpy.typing as npt
 from tfdlrm.data.files import atomic_path
 from tfdlrm.spec.coding import TableCoding
 from tfdlrm.spec.errors import DataError
+
+Entries = tuple[npt.NDArray[np.int64], npt.NDArray[Any]]
+"""Keys and ids, of one length."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +78,36 @@ class Vocabulary:
             raise DataError(f"{path}: no such file.") from None
         except Exception as error:  # NumPy and zipfile raise what they like on damaged files
             raise DataError(f"{path}: not a vocabulary: {error}") from None
+
+
+def vocabulary_pieces(path: Path | str, at_once: int = 1 << 20) -> Iterator[Entries]:
+    """Yield keys and ids of a vocabulary that was saved, piece by piece, so that it need not fit into memory.
+
+    Args:
+        path: What `Vocabulary.save` wrote.
+        at_once: Entries of a piece.
+
+    Raises:
+        DataError: the file is missing, or holds no vocabulary.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open("keys.npy") as keys, archive.open("ids.npy") as ids:
+            (entries, key_dtype), (_, dtype) = _header(keys), _header(ids)
+            for start in range(0, entries, at_once):
+                count = min(at_once, entries - start)
+                piece = keys.read(count * key_dtype.itemsize), ids.read(count * dtype.itemsize)
+                yield np.frombuffer(piece[0], key_dtype), np.frombuffer(piece[1], dtype)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file.") from None
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: not a vocabulary: {error}") from None
+
+
+def _header(file: IO[bytes]) -> tuple[int, np.dtype[Any]]:
+    """Read the length and type of an array that begins here."""
+    np.lib.format.read_magic(file)
+    (length,), _, dtype = np.lib.format.read_array_header_1_0(file)
+    return length, dtype
 
 
 def id_dtype(rows: int) -> npt.DTypeLike:
