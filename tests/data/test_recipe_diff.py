@@ -116,6 +116,14 @@ def test_features_of_one_recipe_alone(raw, tmp_path):
     assert [feature.name for feature in found.sparse] == ["b"]
 
 
+def test_bags_of_other_lengths_are_named(raw, tmp_path):
+    columns = (OURS.sparse[0], SparseColumn(name="b", separator="|", hotness=3))
+    found = compare(OURS, OURS.model_copy(update={"sparse": columns}), raw, tmp_path)
+    assert [feature.name for feature in found.sparse] == ["a"]
+    assert found.bags == {"b": (1, 3)}
+    assert found.only == {"ours": (), "theirs": ()}
+
+
 def test_other_formats_are_refused(raw, tmp_path):
     other = OURS.model_copy(update={"format": RawFormat(columns=("label", "n", "a", "b"), delimiter=",")})
     with pytest.raises(ConfigError, match="`format` must be the same in both recipes"):

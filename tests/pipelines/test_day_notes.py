@@ -23,6 +23,7 @@ FILES = Split(by="days", days=0)
             ["held out: day_9.gz, the last of 24", "WARNING: the files"],
         ),
         (FILES, ["b", "a"], ["held out: a", "WARNING"]),
+        (FILES, ["10²", "9²"], ["held out: 9²", "WARNING"]),
         (FILES, ["gs://x/day_9", "gs://x/day_10"], ["held out: day_10, the last of 2"]),
         (FILES, ["2024/part 7/1", "2024/part 10/0"], ["held out: 0,"]),
         (

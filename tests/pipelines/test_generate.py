@@ -196,6 +196,11 @@ def test_planted(tmp_path):
         (["random", "--raw", "r", "--cardinalities", "5,5"], "raw text must have Criteo's columns"),
         (["random", "--raw", "r", "--test-rows", "5"], "must come with `--prepared`. Received: `--raw`"),
         (["random", "--raw", "."], "a directory, where a file must be"),
+        (["random", "--prepared", "d", "--json", "tests"], "tests: a directory, where a file must be"),
+        (
+            ["trace", "--prepared", "d", "--distances", "x", "--picture", "tests"],
+            "tests: a directory, where a file must",
+        ),
         (["random", "--prepared", "setup.py"], "a file, where a directory must be"),
         (["random", "--prepared", "d", "--config", "pipelines/demo.toml"], "`--tables` or `--cardinalities`"),
         (["random", "--prepared", "d", "--config", "none.toml"], "none.toml: cannot be read"),

@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
@@ -137,6 +138,41 @@ def test_diff_prints_and_writes(raw, tmp_path):
     assert len(said["sparse"]) == 26
 
 
+def test_diff_names_what_it_does_not_compare(raw, tmp_path):
+    recipes = []
+    for hotness in (3, 4):
+        recipes.append(tmp_path / f"{hotness}.toml")
+        recipes[-1].write_text(
+            '[data]\nsparse = [{name = "C1"}, '
+            f'{{name = "C2", hotness = {hotness}, expand = {{distribution = "uniform"}}}}]\n'
+        )
+    found = tmp_path / "diff.json"
+    outcome = call(main, "diff", *recipes, "--raw", raw, "--json", found)
+    assert outcome.code == 0
+    said = " ".join(outcome.out.split())
+    assert f"NOT COMPARED ids in bags of different lengths: C2 (3 in {recipes[0]}, 4 in {recipes[1]})" in said
+    assert json.loads(found.read_text())["bags"] == {"C2": [3, 4]}
+
+
+def test_diff_keeps_nothing_in_the_folder_it_is_given(raw, tmp_path, monkeypatch):
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    assert call(main, "diff", "fb", "tfm", "--raw", raw, "--folder", folder).code == 0
+    assert list(folder.iterdir()) == []
+    # A limit on the size of files is what a process can have of a full disk.
+    limited = ["bash", "-c", 'ulimit -f 8; exec "$@"', "-", *COMMAND]
+    argv = ["diff", "fb", "tfm", "--raw", str(raw), "--folder", str(folder)]
+    done = subprocess.run([*limited, *argv], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"tfdlrm: {folder}: the disk is full. Nothing is kept: free some space, or name a folder on another disk "
+        "with --folder.\n"
+    )
+    assert list(folder.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -154,6 +190,8 @@ def test_diff_prints_and_writes(raw, tmp_path):
         ),
         (("diff", "fb", "tfn", "--raw", "r"), "Did you mean `tfm`?"),
         (("diff", "fb", "tfm", "--raw", "/no/such/file"), "/no/such/file: "),
+        (("diff", "fb", "tfm", "--raw", "/no/such/file", "--json", "."), ".: a directory, where a file must be."),
+        (("diff", "fb", "tfm", "--raw", "r", "--folder", "none"), "`--folder` must be a directory. Received: none."),
     ],
 )
 def test_mistakes_are_one_line(argv, message, tmp_path, monkeypatch):

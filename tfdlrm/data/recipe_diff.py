@@ -87,6 +87,7 @@ class RecipeDiff:
         places: How many rows the first recipe has in one place of `PLACES` and the second in another.
         only: Features that only one of them has, by recipe.
         dense, sparse: Features that both have.
+        bags: Features that both have in bags of different lengths, and these lengths: their ids are not compared.
         leaks: What each recipe learns from rows it is judged on, in words, by recipe.
     """
 
@@ -97,6 +98,7 @@ class RecipeDiff:
     only: dict[str, tuple[str, ...]]
     dense: tuple[DenseDiff, ...]
     sparse: tuple[SparseDiff, ...]
+    bags: dict[str, tuple[int, int]]
     leaks: dict[str, tuple[str, ...]]
 
     @property
@@ -245,6 +247,7 @@ class _Comparison:
         others = {feature.name: feature for feature in b.encoder.spec.sparse}
         both = [(f, others[f.name]) for f in a.encoder.spec.sparse if f.name in others]
         self._pairs = {one.name: _Pairs() for one, other in both if one.hotness == other.hotness}
+        self._bags = {one.name: (one.hotness, other.hotness) for one, other in both if one.hotness != other.hotness}
 
     def add(self, chunk: RawChunk) -> None:
         """Compare the rows of a chunk."""
@@ -290,6 +293,7 @@ class _Comparison:
                 pairs.diff(name, a.sizes[_feature(a, name).table], b.sizes[_feature(b, name).table])
                 for name, pairs in self._pairs.items()
             ),
+            bags=self._bags,
             leaks={a.name: a.leaks(), b.name: b.leaks()},
         )
 

@@ -63,6 +63,13 @@ def _fail(message: str, code: int = EXIT_USER_ERROR) -> int:
     return code
 
 
+def refuse_directories(*files: Path | None) -> None:
+    """Raise `ConfigError` if a folder lies where a file is to be written: before the work, not after it."""
+    for path in files:
+        if path is not None and path.is_dir():
+            raise ConfigError(f"{path}: a directory, where a file must be.")
+
+
 def load_tensorflow() -> None:
     """Import TensorFlow without the notes that its libraries print while they load, which no setting turns off."""
     sys.stderr.flush()

@@ -31,8 +31,7 @@ def day_notes(split: Split, raw: Sequence[object]) -> list[str]:
     if split.days:
         return [
             f"WARNING: {len(raw)} files are cut into {split.days} equal days as if they were one, and the last "
-            "of these is held out. Where each file is a day, set data.split.days=0 (for a named recipe: --dataset "
-            "terabyte)."
+            "of these is held out. Where each file is a day, set data.split.days=0 (or --dataset terabyte)."
         ]
     paths = [str(path) for path in raw]
     lines = [f"held out: {_name(paths[-1])}, the last of {len(paths)} files; {_USES[split.last_day]}"]

@@ -14,7 +14,7 @@ from tfdlrm.data.generators.trace_check import TraceResult
 from tfdlrm.data.manifest import MANIFEST
 from tfdlrm.pipelines.arguments import natural, positive, positives
 from tfdlrm.pipelines.benchmarks.figures import write_figures
-from tfdlrm.pipelines.cli import CheckFailed, load_tensorflow, run_command
+from tfdlrm.pipelines.cli import CheckFailed, load_tensorflow, refuse_directories, run_command
 from tfdlrm.pipelines.console import Stopwatch, progress_bars
 from tfdlrm.pipelines.specs import recipe_spec, tables_spec
 from tfdlrm.pipelines.table import print_tables
@@ -138,6 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _random(args: argparse.Namespace) -> int:
+    refuse_directories(args.json)
     for name, kind in _ID_LAWS.items():
         if getattr(args, name) is not None and args.ids != kind:
             raise ConfigError(f"`--{name}` must come with --ids {kind}. Received: --ids {args.ids}.")
@@ -159,6 +160,7 @@ def _random(args: argparse.Namespace) -> int:
 
 
 def _trace(args: argparse.Namespace) -> int:
+    refuse_directories(args.json, args.picture)
     law, splits = _row_law(args), _splits(args)
     spec, distances = _trace_spec(args)
     load_tensorflow()

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tfdlrm.data.files import write_atomic
-from tfdlrm.pipelines.cli import load_tensorflow, run_command
+from tfdlrm.pipelines.cli import load_tensorflow, refuse_directories, run_command
 from tfdlrm.pipelines.console import progress_bars
 from tfdlrm.pipelines.table import print_tables
-from tfdlrm.spec.errors import ConfigError
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -37,9 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    for path in (args.html, args.json):
-        if path is not None and path.is_dir():
-            raise ConfigError(f"{path}: a directory, where a file must be.")
+    refuse_directories(args.html, args.json)
     load_tensorflow()
     from tfdlrm.report.inspection import notes, page, tables
 

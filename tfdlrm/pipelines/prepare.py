@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from tfdlrm.pipelines.arguments import positive
 from tfdlrm.pipelines.beam import add_beam_arguments, refuse_idle_options, run_with_beam, split_beam_options
-from tfdlrm.pipelines.cli import load_tensorflow, python_command, run_command
+from tfdlrm.pipelines.cli import load_tensorflow, python_command, refuse_directories, run_command
 from tfdlrm.pipelines.console import NewBar, Stopwatch, progress_bars
 from tfdlrm.pipelines.day_notes import day_notes
 from tfdlrm.pipelines.recipe_text import diff_lines, explanation_lines
 from tfdlrm.spec.config import DataConfig, load_config
-from tfdlrm.spec.errors import ConfigError
+from tfdlrm.spec.errors import ConfigError, DataError
 from tfdlrm.spec.published import DATASETS, RECIPES
 from tfdlrm.spec.recipe_words import explain_recipe
 
@@ -67,6 +67,12 @@ def build_parser() -> argparse.ArgumentParser:
     diff.add_argument("b", metavar="B", help="the other recipe")
     diff.add_argument("--raw", nargs="+", required=True, metavar="PATH", help="raw files in order, plain or .gz")
     diff.add_argument("--json", type=Path, metavar="FILE", help="write all that was found to this file, too")
+    diff.add_argument(
+        "--folder",
+        type=Path,
+        metavar="DIR",
+        help="where what is prepared lies in between, some 500 bytes a row of Criteo (default: the system's folder)",
+    )
     diff.set_defaults(body=_diff)
 
     for command in (run, explain, diff):
@@ -146,14 +152,26 @@ def _explain(args: argparse.Namespace) -> int:
 
 
 def _diff(args: argparse.Namespace) -> int:
+    refuse_directories(args.json)
+    if args.folder is not None and not args.folder.is_dir():
+        raise ConfigError(f"`--folder` must be a directory. Received: {args.folder}.")
     recipes = [_data(name, args) for name in (args.a, args.b)]
     names = (args.a, args.b) if args.a != args.b else (f"{args.a} (A)", f"{args.b} (B)")
     load_tensorflow()
     from tfdlrm.data.files import write_atomic
+    from tfdlrm.data.partial import is_disk_full
     from tfdlrm.data.recipe_diff import diff_recipes
 
-    with tempfile.TemporaryDirectory(prefix="tfdlrm-diff-") as folder, progress_bars() as bar:
-        found = diff_recipes((names[0], recipes[0]), (names[1], recipes[1]), args.raw, Path(folder), bar)
+    with tempfile.TemporaryDirectory(prefix="tfdlrm-diff-", dir=args.folder) as folder, progress_bars() as bar:
+        try:
+            found = diff_recipes((names[0], recipes[0]), (names[1], recipes[1]), args.raw, Path(folder), bar)
+        except DataError as error:
+            if error.__cause__ is None or not is_disk_full(error.__cause__):
+                raise
+            raise DataError(
+                f"{Path(folder).parent}: the disk is full. Nothing is kept: free some space, or name a folder on "
+                "another disk with --folder."
+            ) from error
     for line in diff_lines(found):
         print(line)
     if args.json is not None:

@@ -48,6 +48,9 @@ def diff_lines(diff: RecipeDiff) -> Iterator[str]:
     for name, features in diff.only.items():
         if features:
             yield f"Features of {name} alone: {', '.join(features)}"
+    if diff.bags:
+        names = ", ".join(f"{name} ({one} in {a}, {other} in {b})" for name, (one, other) in diff.bags.items())
+        yield from _labelled("NOT COMPARED", f"ids in bags of different lengths: {names}")
     differ = [feature for feature in diff.dense if feature.differ]
     yield f"Numbers: {len(differ)} of {len(diff.dense)} columns differ"
     if differ:
