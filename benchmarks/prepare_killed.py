@@ -4,6 +4,8 @@
 
 Prepares planted rows once undisturbed, then again in processes that get SIGKILL at random moments of the time the first
 one took. Every finished shard must stay the very file it was, and the result must equal the first one in every byte.
+A run that ends before it was killed often enough is compared, too, and the next one begins in an empty folder and is
+killed sooner.
 """
 
 from __future__ import annotations
@@ -12,11 +14,13 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -31,6 +35,9 @@ from tfdlrm.spec.raw import Split
 
 # Small shards, so that several are finished between two kills; a day tests.
 DATA = DataConfig(split=Split(by="days", days=8), rows_per_shard=1 << 16)
+_MOST_RUNS = 8
+Begin = Callable[[Path, Path], subprocess.Popen[bytes]]
+"""Starts a process that prepares a raw file into a folder."""
 
 
 def main() -> None:
@@ -55,8 +62,7 @@ def main() -> None:
         begin(raw, whole).wait()
         seconds = time.perf_counter() - start
         print(f"undisturbed: {seconds:.1f} s", flush=True)
-        shards = disturb(raw, target, args.kills, seconds, random.Random(args.seed))
-        compare(whole, target, shards)
+        kill_again_and_again(begin, raw, whole, target, args.kills, seconds, random.Random(args.seed))
 
 
 def begin(raw: Path, target: Path) -> subprocess.Popen[bytes]:
@@ -64,8 +70,32 @@ def begin(raw: Path, target: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, __file__, "--work", str(raw), str(target)])
 
 
-def disturb(raw: Path, target: Path, kills: int, seconds: float, moments: random.Random) -> dict[str, tuple[int, int]]:
-    """Kill and start again, then let it end; return what each finished shard was (inode, time) when first seen."""
+def kill_again_and_again(
+    begin: Begin, raw: Path, whole: Path, target: Path, kills: int, seconds: float, moments: random.Random
+) -> None:
+    """Kill as often as wanted, in as many runs as that takes, and compare what each of them leaves in the end."""
+    killed = 0
+    for _ in range(_MOST_RUNS):
+        now, shards = disturb(begin, raw, target, kills - killed, seconds, moments)
+        compare(whole, target, shards)
+        killed += now
+        if killed >= kills:
+            print(f"killed {killed} times in all", flush=True)
+            return
+        print(f"it ended when it had been killed {killed} times of {kills}: begun anew, killed sooner", flush=True)
+        shutil.rmtree(target)
+        seconds /= 2
+    sys.exit(f"killed {killed} times, not {kills}: it ended too soon; prepare more --rows")
+
+
+def disturb(
+    begin: Begin, raw: Path, target: Path, kills: int, seconds: float, moments: random.Random
+) -> tuple[int, dict[str, tuple[int, int]]]:
+    """Kill and start again, then let it end.
+
+    Returns:
+        How often it was killed, and what each finished shard was (inode, time) when first seen.
+    """
     seen: dict[str, tuple[int, int]] = {}
     killed = 0
     while killed < kills:
@@ -78,16 +108,16 @@ def disturb(raw: Path, target: Path, kills: int, seconds: float, moments: random
             killed += 1
         finished = look(target, seen)
         print(f"killed {killed} times: {finished} shards finished", flush=True)
+        if process.returncode not in (0, -signal.SIGKILL):
+            sys.exit("preparing failed")
         if target.exists():
-            print("it ended before it could be killed again", flush=True)
             break
-    process = begin(raw, target)
-    if process.wait():
+    if begin(raw, target).wait():
         sys.exit("preparing failed")
     for file, identity in seen.items():
         if identity_of(target / file) != identity:
             sys.exit(f"{file} was written again")
-    return seen
+    return killed, seen
 
 
 def look(target: Path, seen: dict[str, tuple[int, int]]) -> int:

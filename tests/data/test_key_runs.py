@@ -123,8 +123,9 @@ def test_saved_counts_give_the_vocabulary_of_those_in_memory(tmp_path, monkeypat
 def test_colliding_strings_are_found_across_runs(tmp_path):
     shared = np.array([5], np.uint64)
     runs = [Run(Counted(shared, np.array([1])), pl.Series("text", [text])) for text in ("a", "b")]
-    with pytest.raises(Exception, match="a"):
+    with pytest.raises(SharedKey) as caught:
         list(merged_pieces(runs, 10))
+    assert caught.value.texts == ("a", "b")
 
 
 @settings(deadline=None, max_examples=60)
