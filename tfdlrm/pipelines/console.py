@@ -16,7 +16,7 @@ from rich.text import Text
 
 Advance = Callable[[int], None]
 NewBar = Callable[[str, int], Advance]
-FIRST_LINE, NEXT_LINES = 10.0, 60.0
+FIRST_LINE, NEXT_LINES = 30.0, 60.0
 """Seconds: where no one watches, short commands stay quiet, and a day's log stays readable."""
 
 
