@@ -18,7 +18,7 @@ demo: $(INSTALLED) ## rows, training, export and check, from nothing to a served
 	@$(BIN)/python -m tfdlrm.pipelines.criteo $(ARGS)
 
 test: $(INSTALLED) ## run the tests, two files at a time; some of them with ARGS="tests/spec -q"
-	@TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
+	@TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(INSTALLED) ## ruff, its format, and mypy
 	$(BIN)/ruff check .

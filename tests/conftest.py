@@ -16,6 +16,26 @@ settings.load_profile("repeatable")
 ROOT = Path(__file__).resolve().parents[1]
 
 
+# Files are handed out one by one to the processes that test. Those that take longest go first, or one of them would be
+# left to a single process in the end.
+LONGEST = (
+    "pipelines/test_criteo",
+    "data/test_prepare_",
+    "pipelines/",
+    "data/test_beam",
+    "serving/",
+    "data/test_recipes",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        file = item.path.relative_to(ROOT / "tests").as_posix()
+        return next((number for number, start in enumerate(LONGEST) if file.startswith(start)), len(LONGEST))
+
+    items.sort(key=place)
+
+
 @pytest.fixture
 def shared_data():
     """Return a function from a relative name to a path in the optional shared data folder; skips where absent."""

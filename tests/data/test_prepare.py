@@ -414,6 +414,19 @@ def test_a_file_that_changes_meanwhile_is_refused(tmp_path, criteo):
     assert not (tmp_path / "data").exists()
 
 
+def test_a_side_table_that_changes_meanwhile_is_refused(tmp_path):
+    data, raw, _ = tabular(tmp_path, Split())
+    items = Path(data.format.side_tables[0].file)
+
+    def progress(phase: str, rows: int):
+        if phase == "encode":
+            items.write_bytes(items.read_bytes() + b"i99|c|1\n")
+        return lambda rows: None
+
+    assert refusal(data, [raw], tmp_path / "data", 4, progress=progress) == f"{items}: changed while it was read."
+    assert not (tmp_path / "data").exists()
+
+
 def test_what_is_not_prepared_data_is_never_replaced(tmp_path, criteo):
     target = tmp_path / "data"
     target.mkdir()

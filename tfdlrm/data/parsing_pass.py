@@ -15,7 +15,7 @@ import polars as pl
 
 from tfdlrm.data.bad_rows import BadRows
 from tfdlrm.data.dropped_rows import kept_rows
-from tfdlrm.data.files import atomic_path, fsync_directory
+from tfdlrm.data.files import atomic_path, fsync_directory, fsync_file
 from tfdlrm.data.raw_parts import PartReader
 from tfdlrm.data.reader import RawChunk, RawReader
 from tfdlrm.data.shard_plan import ChunkRows
@@ -202,7 +202,7 @@ class ParsingPass:
         noted = {"chunks": chunks, "bad": self.bad.state, "minimums": self._minimums.state}
         (folder / _SEGMENT).write_text(json.dumps(noted), encoding="utf-8")
         for path in folder.iterdir():
-            _sync(path)
+            fsync_file(path)
         fsync_directory(folder)
         self._staged.sync()
         os.rename(folder, self._folder / f"{len(self.chunks):08d}")
@@ -214,11 +214,3 @@ def refuse_no_training_rows(chunks: list[ChunkRows]) -> None:
     """Raise `DataError` unless some row trains."""
     if not any(chunk.splits[TRAIN] for chunk in chunks):
         raise DataError("no row is left to train on: all of its split are bad, or `split` puts none there.")
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

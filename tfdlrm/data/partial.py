@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tfdlrm.data.files import TEMPORARY_SUFFIX, fsync_directory, temporary_name, write_atomic
-from tfdlrm.spec.errors import ConfigError, MachineError, UserError
+from tfdlrm.spec.errors import ConfigError, DiskFullError, MachineError, UserError
 
 SUFFIX = ".partial"
 _IDENTITY = "identity.json"
@@ -74,7 +74,7 @@ def partial_data(directory: Path, identity: Mapping[str, Any]) -> Iterator[Parti
 
     Raises:
         ConfigError: another process is preparing the same directory, or it is a mount point.
-        MachineError: the disk is full.
+        DiskFullError: the disk is full.
     """
     folder = partial_folder(directory)
     if os.path.ismount(directory):
@@ -89,7 +89,7 @@ def partial_data(directory: Path, identity: Mapping[str, Any]) -> Iterator[Parti
     except Exception as error:
         if not is_disk_full(error):
             raise
-        raise MachineError(
+        raise DiskFullError(
             f"{directory.parent}: the disk is full. What is done so far is kept in {folder}: "
             "free some space and start again to go on from there."
         ) from error

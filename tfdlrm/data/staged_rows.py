@@ -7,13 +7,14 @@ import shutil
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
 import polars as pl
 
-from tfdlrm.data.files import temporary_name
-from tfdlrm.spec.errors import MachineError
+from tfdlrm.data.files import fsync_file, temporary_name
+from tfdlrm.spec.errors import DiskFullError
 
 
 class StagedRows:
@@ -73,10 +74,10 @@ class StagedRows:
 
 
 def refuse_full_disk(directory: Path, needed: float) -> None:
-    """Raise `MachineError` if a file system has fewer free bytes than needed."""
+    """Raise `DiskFullError` if a file system has fewer free bytes than needed."""
     free = shutil.disk_usage(directory).free
     if free < needed:
-        raise MachineError(
+        raise DiskFullError(
             f"{directory.parent}: must have some {_size(needed)} of free disk. Received: {_size(free)}. "
             "What is done so far is kept: free some space and start again to go on from there."
         )
@@ -87,11 +88,5 @@ def _size(size: float) -> str:
 
 
 def _sync(path: Path) -> None:
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:  # forgotten meanwhile
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with suppress(FileNotFoundError):  # forgotten meanwhile
+        fsync_file(path)

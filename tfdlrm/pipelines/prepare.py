@@ -18,7 +18,7 @@ from tfdlrm.pipelines.console import NewBar, Stopwatch, progress_bars
 from tfdlrm.pipelines.day_notes import day_notes
 from tfdlrm.pipelines.recipe_text import diff_lines, explanation_lines
 from tfdlrm.spec.config import DataConfig, load_config
-from tfdlrm.spec.errors import ConfigError, DataError
+from tfdlrm.spec.errors import ConfigError, DataError, DiskFullError
 from tfdlrm.spec.published import DATASETS, RECIPES
 from tfdlrm.spec.recipe_words import explain_recipe
 
@@ -159,15 +159,12 @@ def _diff(args: argparse.Namespace) -> int:
     names = (args.a, args.b) if args.a != args.b else (f"{args.a} (A)", f"{args.b} (B)")
     load_tensorflow()
     from tfdlrm.data.files import write_atomic
-    from tfdlrm.data.partial import is_disk_full
     from tfdlrm.data.recipe_diff import diff_recipes
 
     with tempfile.TemporaryDirectory(prefix="tfdlrm-diff-", dir=args.folder) as folder, progress_bars() as bar:
         try:
             found = diff_recipes((names[0], recipes[0]), (names[1], recipes[1]), args.raw, Path(folder), bar)
-        except DataError as error:
-            if error.__cause__ is None or not is_disk_full(error.__cause__):
-                raise
+        except DiskFullError as error:
             raise DataError(
                 f"{Path(folder).parent}: the disk is full. Nothing is kept: free some space, or name a folder on "
                 "another disk with --folder."

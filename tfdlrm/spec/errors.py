@@ -29,6 +29,10 @@ class MachineError(DataError):
     """A full disk, or a file that cannot be read just now: what was done so far stays good once it is mended."""
 
 
+class DiskFullError(MachineError):
+    """No room to write, or too little for what is still to be written."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `" Did you mean `x`?"` for the nearest known name, or an empty string.
 
