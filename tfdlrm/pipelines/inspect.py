@@ -53,7 +53,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _figures(args: argparse.Namespace) -> dict[str, Any]:
-    from tfdlrm.data.encoder_files import ENCODER_FILE, load_parts
+    from tfdlrm.data.encoder_files import ENCODER_FILE, vocabulary_paths
     from tfdlrm.data.inspection import inspect
     from tfdlrm.data.manifest import Manifest
 
@@ -65,7 +65,7 @@ def _figures(args: argparse.Namespace) -> dict[str, Any]:
             every = sum(split.rows for split in manifest.splits.values())
             manifest.verify(args.directory, new_bar("verify", every))
             if (args.directory / ENCODER_FILE).exists():
-                load_parts(args.directory)
+                vocabulary_paths(args.directory)  # compares their checksums
             files = sum(len(split.shards) for split in manifest.splits.values())
             print(f"All {files:,} shards are as manifest.json says.")
         return inspect(
