@@ -34,7 +34,7 @@ def click_rates(parts: Sequence[Figures]) -> bytes:
     step = -(-len(parts) // _MOST_LABELS)
     axes.set_xticks(range(0, len(parts), step), [p["name"] for p in parts[::step]], rotation=60, ha="right", fontsize=7)
     axes.set_ylabel("click rate")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     return png_of(figure)
 
 
@@ -70,7 +70,7 @@ def coverage_curves(tables: Sequence[Figures]) -> bytes:
         numbers, shares = zip(*table["coverage"], strict=True) if table["coverage"] else ((), ())
         axes.plot(numbers, shares, marker="o", markersize=3, color=colour, label=table["name"])
     axes.set(xscale="log", xlabel="most used rows", ylabel="share of values", ylim=(0, 1.02))
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     return png_of(figure)
 
 
@@ -90,5 +90,5 @@ def quantile_ranges(features: Sequence[Figures], splits: Sequence[str]) -> bytes
         axes.vlines(places, quantiles["q25"], quantiles["q75"], color=colour, linewidth=4, label=split)
         axes.plot(places, quantiles["q50"], "o", markersize=3, color="white", markeredgecolor=colour)
     axes.set_xticks(range(len(features)), [f["name"] for f in features], rotation=60, ha="right", fontsize=8)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     return png_of(figure)
