@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from tfdlrm.data.disk_arrays import DiskArrays
 from tfdlrm.data.mapped_arrays import map_array
 
 
@@ -41,3 +42,10 @@ def test_an_array_is_mapped_and_may_not_be_written(tmp_path):
     assert isinstance(array, np.memmap) and array.dtype == np.uint32 and array.tolist() == [0, 1, 2, 3, 4, 5]
     with pytest.raises(ValueError, match="read-only"):
         array[0] = 9
+
+
+def test_threads_that_make_arrays_do_not_disturb_each_other_either(tmp_path, restless_collector):
+    arrays = DiskArrays(tmp_path, "new")
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda number: arrays(str(number), 7, np.int64).shape, range(400)))
+    assert made == [(7,)] * 400

@@ -84,16 +84,30 @@ def test_published_numbers():
 def test_export_needs_a_policy_where_a_recipe_has_no_row(unseen, wrong):
     config = load_config(None, ["data.recipe=fb"])
     config = config.model_copy(update={"export": config.export.model_copy(update={"unseen": unseen})})
-    if wrong is None:
-        refuse_unstated_rows(config)
-    else:
+    assert is_refused(config) == (wrong is not None)
+    if wrong is not None:
         with pytest.raises(ConfigError, match=wrong):
             refuse_unstated_rows(config)
 
 
-def test_recipes_with_a_row_need_no_policy():
-    for name in ("nvidia", "tfdlrm", "torchrec"):
-        refuse_unstated_rows(load_config(None, [f"data.recipe={name}"]))
+@pytest.mark.parametrize(
+    ("name", "needs_one"), [("fb", True), ("tfm", True), ("nvidia", False), ("torchrec", False), ("tfdlrm", False)]
+)
+def test_which_recipes_need_a_policy(name, needs_one):
+    """A recipe needs one exactly where some coding has no row for a value never seen."""
+    config = load_config(None, [f"data.recipe={name}"])
+    codings = encoding_of(config.data).tables.values()
+    assert any(coding.oov_row is None for coding in codings) == needs_one
+    assert is_refused(config) == needs_one
+    assert not needs_one or all(coding.serving("zeros").oov_row == -1 for coding in codings)
+
+
+def is_refused(config) -> bool:
+    try:
+        refuse_unstated_rows(config)
+    except ConfigError:
+        return True
+    return False
 
 
 def test_codings_check_themselves():

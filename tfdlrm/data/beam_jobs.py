@@ -154,7 +154,7 @@ class _Run:
             stat = file.path.stat()
             if (stat.st_size, stat.st_mtime_ns) != (file.size, file.mtime_ns):
                 raise DataError(f"{file.path}: changed while it was read.")
-        return manifest_of(data, encoder, files, shards, parsed.bad, engine="beam")
+        return manifest_of(data, encoder.spec, files, shards, parsed.bad, engine="beam")
 
     def _survey(self) -> tuple[list[RawFile], list[FilePart]]:
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfdlrm.data.input_options import input_options
 from tfdlrm.data.manifest import Manifest, SplitInfo
 from tfdlrm.data.packed import PackedColumn, packed_columns
 from tfdlrm.spec.errors import ConfigError
@@ -120,11 +121,7 @@ def packed_dataset(
         if epochs is not None:
             total = max(0, (epochs - start_epoch) * steps - start_step)
     batches = batches.apply(tf.data.experimental.assert_cardinality(total))
-    options = tf.data.Options()
-    options.deterministic = True
-    # Nothing here is left to autotuning. Its thread sleeps for periods that double, and an iterator that is let go
-    # waits for it: a training round of 3 seconds then takes 5.1, one of 6 takes 10.2.
-    options.autotune.enabled = False
+    options = input_options()
     # A thread of its own, and none inside its operations: in the pool of the training step, a window that is gathered
     # takes the threads that the step waits for. Training from disk went from 86% of the rate from memory to 99%.
     options.threading.private_threadpool_size = 1

@@ -9,6 +9,9 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from tfdlrm.data.files import fsync_file
+from tfdlrm.data.mapped_arrays import map_array
+
 _BLOCK = 1 << 20
 
 
@@ -36,8 +39,7 @@ class DiskArrays:
         with open(path, "wb") as file:
             _write_header(file, length, np.dtype(dtype))
             _reserve(file, length * np.dtype(dtype).itemsize)
-        array: npt.NDArray[Any] = np.load(path, mmap_mode="r+")
-        return array
+        return map_array(path, "r+")
 
     def remove(self, name: str) -> None:
         """Remove the file of an array, if there is one; where it is mapped, it stays so."""
@@ -52,14 +54,12 @@ def keep_array(array: npt.NDArray[Any], path: Path) -> None:
     """
     if isinstance(array, np.memmap) and array.filename and path.exists() and os.path.samefile(array.filename, path):
         array.flush()
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
+        fsync_file(path)
         return
     with open(path, "wb") as file:
         _write_header(file, len(array), array.dtype)
         write_array(file, array)
-        file.flush()
-        os.fsync(file.fileno())
+    fsync_file(path)
 
 
 def write_array(file: BinaryIO, array: npt.NDArray[Any]) -> None:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from tfdlrm.data.dataset import PARALLEL_READS, PREFETCH_BATCHES, read_record, steps_per_epoch
+from tfdlrm.data.input_options import input_options
 from tfdlrm.data.manifest import MANIFEST, Manifest
 from tfdlrm.data.packed import PackedWriter
 from tfdlrm.spec.errors import ConfigError, DataError
@@ -158,11 +159,8 @@ def example_dataset(
     else:
         batches = tf.data.Dataset.range(start_epoch, tf.int64.max if epochs is None else epochs).flat_map(epoch_batches)
         total = tf.data.INFINITE_CARDINALITY if epochs is None else (epochs - start_epoch) * steps
-    options = tf.data.Options()
-    options.deterministic = True
-    options.autotune.enabled = False  # as in `packed_dataset`
     batches = batches.apply(tf.data.experimental.assert_cardinality(total)).prefetch(PREFETCH_BATCHES)
-    return batches.with_options(options)
+    return batches.with_options(input_options())
 
 
 def example_parser(spec: FeatureSpec, sample_weight: bool = False) -> Callable[[tf.Tensor], tuple[Any, ...]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +15,8 @@ import numpy.typing as npt
 _ONE_AT_A_TIME = threading.Lock()
 
 
-def map_array(path: Path) -> npt.NDArray[Any]:
-    """Return the array of a file, mapped into memory for reading."""
+def map_array(path: Path, mode: Literal["r", "r+"] = "r") -> npt.NDArray[Any]:
+    """Return the array of a file, mapped into memory for reading, or with `"r+"` for writing too."""
     with _ONE_AT_A_TIME:
-        array: npt.NDArray[Any] = np.load(path, mmap_mode="r")
+        array: npt.NDArray[Any] = np.load(path, mmap_mode=mode)
     return array

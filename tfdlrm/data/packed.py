@@ -47,13 +47,17 @@ def packed_columns(spec: FeatureSpec, sample_weight: bool) -> tuple[PackedColumn
     return tuple(columns)
 
 
+def packed_row_bytes(spec: FeatureSpec, sample_weight: bool) -> int:
+    """Return how many bytes a row takes in a block."""
+    return sum(np.dtype(column.dtype).itemsize * column.width for column in packed_columns(spec, sample_weight))
+
+
 def refuse_large_blocks(spec: FeatureSpec, rows_per_block: int, rows_per_shard: int, sample_weight: bool) -> None:
     """Raise `ConfigError` where `rows_per_block` or `rows_per_shard` is below 1, or a block would exceed 2 GiB."""
     for name, value in (("rows_per_block", rows_per_block), ("rows_per_shard", rows_per_shard)):
         if value < 1:
             raise ConfigError(f"`{name}` must be at least 1. Received: {value}.")
-    columns = packed_columns(spec, sample_weight)
-    row_bytes = sum(np.dtype(column.dtype).itemsize * column.width for column in columns)
+    row_bytes = packed_row_bytes(spec, sample_weight)
     if min(rows_per_block, rows_per_shard) * row_bytes > MAX_BLOCK_BYTES:
         raise ConfigError(
             f"`rows_per_block` must be at most {MAX_BLOCK_BYTES // row_bytes} for rows of {row_bytes} bytes. "

@@ -13,7 +13,7 @@ from tfdlrm.data.encoder import FeatureEncoder
 from tfdlrm.data.encoder_checks import refuse_unless_encodable
 from tfdlrm.data.encoder_files import ENCODER_FILE, EncoderParts, save_parts
 from tfdlrm.data.manifest import MANIFEST, Manifest
-from tfdlrm.data.packed import refuse_large_blocks
+from tfdlrm.data.packed import packed_row_bytes, refuse_large_blocks
 from tfdlrm.data.parallel import usable_cores
 from tfdlrm.data.parsing_pass import ParsingPass, refuse_no_training_rows
 from tfdlrm.data.partial import PartialData, finish_published, partial_data
@@ -32,6 +32,7 @@ from tfdlrm.spec.coding import Encoding
 from tfdlrm.spec.config import DataConfig
 from tfdlrm.spec.derive import encoding_of, spec_of
 from tfdlrm.spec.errors import ConfigError, DataError
+from tfdlrm.spec.features import FeatureSpec
 
 BAD_ROWS_FILE = "bad_rows.tsv"
 LOCAL_ENGINE = "local"
@@ -108,7 +109,7 @@ def prepare(
 
 def manifest_of(
     data: DataConfig,
-    parts: EncoderParts,
+    spec: FeatureSpec,
     files: Sequence[RawFile],
     written: Written,
     bad_rows: Mapping[str, int],
@@ -118,7 +119,7 @@ def manifest_of(
 
     Args:
         data: The recipe.
-        parts: The encoder.
+        spec: The features.
         files: The raw files as they were read.
         written: Their shards.
         bad_rows: Bad rows, by reason.
@@ -126,13 +127,13 @@ def manifest_of(
     """
     statistics = {
         **summarize(written.statistics),
-        "vocabulary_sizes": {table.name: table.vocabulary_size for table in parts.spec.tables},
+        "vocabulary_sizes": {table.name: table.vocabulary_size for table in spec.tables},
         "dropped_values": {c.name: written.dropped[c.name] for c in data.sparse if c.separator is not None},
         "bad_rows": dict(bad_rows),
     }
     return Manifest(
-        spec=parts.spec,
-        encoding=parts.encoding,
+        spec=spec,
+        encoding=encoding_of(data),
         recipe={**recipe_of(data, files), "engine": engine},
         splits=written.splits,
         has_sample_weight=data.format.weight is not None,
@@ -152,7 +153,7 @@ def done_before(data: DataConfig, raw: Sequence[str | Path], directory: Path) ->
     return manifest
 
 
-def refuse_unfit(data: DataConfig, encoding: Encoding) -> None:
+def _refuse_unfit(data: DataConfig, spec: FeatureSpec, encoding: Encoding) -> None:
     """Raise for settings that cannot be, before any row is read.
 
     Raises:
@@ -161,8 +162,6 @@ def refuse_unfit(data: DataConfig, encoding: Encoding) -> None:
     """
     if data.split.by == "time" and data.format.time is None:
         raise ConfigError('`data.format.time` must name a column where split.by = "time".')
-    sizes = {name: max(1, table_rows(coding, coding.buckets or 0)) for name, coding in encoding.tables.items()}
-    spec = spec_of(data, sizes, 1)
     for feature in spec.sparse:
         refuse_unless_encodable(feature, encoding.features[feature.name])
     refuse_large_blocks(spec, data.rows_per_block, data.rows_per_shard, data.format.weight is not None)
@@ -204,7 +203,13 @@ class _Work:
         self._threads = min(usable_cores(), MOST_THREADS)
         self._encoding = encoding_of(data)
         self._table_of = {c.name: c.table or c.name for c in data.sparse}
-        refuse_unfit(data, self._encoding)
+        # Before vocabularies are known; what they add changes the type of ids at most, from 2^31 rows on.
+        sizes = {
+            name: max(1, table_rows(coding, coding.buckets or 0)) for name, coding in self._encoding.tables.items()
+        }
+        spec = spec_of(data, sizes, 1)
+        _refuse_unfit(data, spec, self._encoding)
+        self._row_bytes = packed_row_bytes(spec, data.format.weight is not None)
         self._keys = key_columns(data)
         self._main_reader = feature_reader(data, raw, chunk_bytes, self._keys)
 
@@ -246,21 +251,19 @@ class _Work:
             stats = learnt.stats
             del learnt  # whose vocabularies are mapped from disk: what was read of them would stay in memory
 
-            def save() -> EncoderParts:
-                vocabularies = map_vocabularies(partial.subfolder("vocabularies")) or builder.build()[0]
-                parts = EncoderParts(writer.spec, self._encoding, vocabularies, stats)
+            def save() -> None:
                 if not (partial.out / ENCODER_FILE).exists():
-                    save_parts(parts, partial.out)
-                return parts._replace(vocabularies={})
+                    vocabularies = map_vocabularies(partial.subfolder("vocabularies")) or builder.build()[0]
+                    save_parts(EncoderParts(writer.spec, self._encoding, vocabularies, stats), partial.out)
 
             done = self._progress("encode", sum(sum(chunk.splits) for chunk in parsing.chunks))
             with ThreadPoolExecutor(1) as pool:
                 saved = pool.submit(save)  # which waits for the disk most of the time
                 writer.write(done)
-                parts = saved.result()
+                saved.result()
         parsing.write_bad_rows(partial.out / BAD_ROWS_FILE)
         self._refuse_changed(files)
-        return manifest_of(data, parts, files, writer.result(), parsing.bad.counts)
+        return manifest_of(data, writer.spec, files, writer.result(), parsing.bad.counts)
 
     def _survey(self, partial: PartialData) -> list[RawFile]:
         """Count the rows of the raw files and take their checksums, unless an earlier try has."""
@@ -297,7 +300,7 @@ class _Work:
         partial.write("stats.json", {name: values.model_dump(mode="json") for name, values in stats.items()})
         save_vocabularies(built, folder)
         parsing.forget_counts()
-        return _Learnt(map_vocabularies(folder) or built, stats)
+        return _Learnt(built, stats)
 
     def _writing(
         self, learnt: _Learnt, embedding_dim: int, partial: PartialData, staged: StagedRows, plan: ShardPlan
@@ -347,6 +350,5 @@ class _Work:
 
     def _refuse_full_disk(self, partial: PartialData, rows: int, more: float) -> None:
         """Raise unless there is room for the shards of that many rows, as far as they are missing, and for more."""
-        row_bytes = _ID_BYTES * (len(self._data.dense) + sum(c.hotness for c in self._data.sparse) + 2)
         written = sum(path.stat().st_size for path in partial.out.iterdir() if path.is_file())
-        refuse_full_disk(partial.folder, max(rows * row_bytes - written, 0) + more)
+        refuse_full_disk(partial.folder, max(rows * self._row_bytes - written, 0) + more)

@@ -104,10 +104,12 @@ class ShardWriting:
             DataError: a shard of an earlier try was damaged since.
         """
         shards = [shard for shard in self._plan.shards(final) if shard not in self._checked]
-        missing = [shard for shard in shards if not self._is_finished(shard)]
+        missing = []
         for shard in shards:
-            if shard not in missing:
+            if self._is_finished(shard):
                 done(sum(part.stop - part.start for part in self._plan.slices(shard)))
+            else:
+                missing.append(shard)
         across = self._threads if len(missing) >= 2 * self._threads else 1
         inside = self._threads if across == 1 else 1
         users = self._plan.users(missing)
@@ -189,7 +191,7 @@ class ShardWriting:
         info = ShardInfo.model_validate(note["shard"])
         path = self._out / info.file
         if not path.exists() or sha256_of(path) != info.sha256:
-            raise DataError(f"{path}: damaged since it was written. Remove {self._partial.folder} and start again.")
+            raise DataError(f"{path}: damaged since it was written. What was done is removed: start again.")
         return True
 
     def _used_up(self, shards: Sequence[Shard]) -> set[int]:

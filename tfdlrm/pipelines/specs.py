@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tfdlrm.spec.config import RunConfig
-from tfdlrm.spec.criteo import DENSE_COLUMNS
+from tfdlrm.spec.criteo import click_log_spec
 from tfdlrm.spec.derive import encoding_of, spec_of
 from tfdlrm.spec.errors import ConfigError
-from tfdlrm.spec.features import DenseFeature, FeatureSpec, SparseFeature, TableConfig
+from tfdlrm.spec.features import FeatureSpec
 
 
 def recipe_spec(config: RunConfig, path: Path, instead: str) -> FeatureSpec:
@@ -54,12 +54,4 @@ def tables_spec(table_rows: Sequence[int], embedding_dim: int, hotness: Sequence
         hotness = [hotness[0]] * len(table_rows)
     if len(hotness) != len(table_rows):
         raise ConfigError(f"`--hotness` must have 1 or {len(table_rows)} numbers. Received: {len(hotness)}.")
-    names = [f"C{number + 1}" for number in range(len(table_rows))]
-    return FeatureSpec(
-        dense=tuple(DenseFeature(name=name) for name in DENSE_COLUMNS),
-        sparse=tuple(SparseFeature(name=n, table=n, hotness=h) for n, h in zip(names, hotness, strict=True)),
-        tables=tuple(
-            TableConfig(name=name, vocabulary_size=size, embedding_dim=embedding_dim)
-            for name, size in zip(names, table_rows, strict=True)
-        ),
-    )
+    return click_log_spec(table_rows, embedding_dim, hotness)

@@ -64,11 +64,23 @@ def criteo_spec(
     for name, values in (("vocabulary_sizes", vocabulary_sizes), ("hotness", hotness)):
         if len(values) != n:
             raise SpecError(f"`{name}` must have {n} entries. Received: {len(values)}.")
+    return click_log_spec(vocabulary_sizes, embedding_dim, hotness)
+
+
+def click_log_spec(vocabulary_sizes: Sequence[int], embedding_dim: int, hotness: Sequence[int]) -> FeatureSpec:
+    """Return Criteo's 13 dense features and sparse ones C1, C2, ..., any number of them, each with a table of its own.
+
+    Args:
+        vocabulary_sizes: Rows of the tables.
+        embedding_dim: Row width of every table.
+        hotness: Bag length of each sparse feature; as many as there are tables.
+    """
+    names = [f"C{number}" for number in range(1, len(vocabulary_sizes) + 1)]
     return FeatureSpec(
         dense=tuple(DenseFeature(name=c) for c in DENSE_COLUMNS),
-        sparse=tuple(SparseFeature(name=c, table=c, hotness=h) for c, h in zip(SPARSE_COLUMNS, hotness, strict=True)),
+        sparse=tuple(SparseFeature(name=c, table=c, hotness=h) for c, h in zip(names, hotness, strict=True)),
         tables=tuple(
             TableConfig(name=c, vocabulary_size=v, embedding_dim=embedding_dim)
-            for c, v in zip(SPARSE_COLUMNS, vocabulary_sizes, strict=True)
+            for c, v in zip(names, vocabulary_sizes, strict=True)
         ),
     )

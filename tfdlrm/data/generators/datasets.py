@@ -13,6 +13,7 @@ from tfdlrm.data.generators.random_rows import RandomRows
 from tfdlrm.data.generators.stack_distances import StackDistances
 from tfdlrm.data.generators.trace import Mode
 from tfdlrm.data.generators.trace_rows import TraceRows
+from tfdlrm.data.input_options import input_options
 from tfdlrm.data.packed import packed_columns
 from tfdlrm.spec.errors import ConfigError
 from tfdlrm.spec.features import FeatureSpec
@@ -139,7 +140,4 @@ def _as_batch(columns: Mapping[str, Any] | Rows) -> tuple[Any, ...]:
 
 def _finished(batches: tf.data.Dataset, steps: int | None) -> tf.data.Dataset:
     total = tf.data.INFINITE_CARDINALITY if steps is None else steps
-    options = tf.data.Options()
-    options.deterministic = True
-    options.autotune.enabled = False  # its thread delays the end of an iterator by seconds
-    return batches.apply(tf.data.experimental.assert_cardinality(total)).with_options(options)
+    return batches.apply(tf.data.experimental.assert_cardinality(total)).with_options(input_options())

@@ -14,6 +14,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfdlrm.data.dataset import packed_dataset
+from tfdlrm.data.input_options import input_options
 from tfdlrm.data.manifest import MANIFEST, Manifest
 from tfdlrm.models.build import build
 from tfdlrm.pipelines.benchmarks.batches import random_batches, write_random
@@ -119,11 +120,7 @@ def _from_memory(spec: FeatureSpec, batch_size: int, plan: Measurement) -> Batch
     def batches(steps: int, repeat: int) -> tf.data.Dataset:
         samples = random_batches(spec, steps, batch_size, plan.ids, plan.seed + repeat, plan.exponent)
         label = samples.pop("label")
-        options = tf.data.Options()
-        # Its thread sleeps for ever longer, and the end of an iterator may have to wait until it wakes: a `fit` of 3.8
-        # seconds then takes 5.12. There is nothing to tune here.
-        options.autotune.enabled = False
-        return tf.data.Dataset.from_tensor_slices((samples, label)).prefetch(2).with_options(options)
+        return tf.data.Dataset.from_tensor_slices((samples, label)).prefetch(2).with_options(input_options())
 
     return batches
 
