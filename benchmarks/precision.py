@@ -74,7 +74,7 @@ def run(data: Path, changes: list[str], seed: int, precision: str) -> dict[str, 
     config = load_config(recipe("demo"), [*changes, f"seed={seed}", f'train.precision="{precision}"'])
     manifest = Manifest.load(data)
     set_determinism(seed, deterministic=False)
-    model = build(config.model, manifest.spec, precision, seed)
+    model = build(config.model.name, manifest.spec, config.model, precision, seed)
     compile_model(model, config.train)
 
     class Rows:

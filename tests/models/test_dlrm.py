@@ -226,16 +226,16 @@ def test_tables_of_two_widths_are_refused():
 
 def test_build_from_configuration():
     config = ModelConfig(embedding_dim=8, bottom_units=(6, 8), top_units=(4, 1))
-    model = build(config, make_spec(), seed=3)
-    again = build(config, make_spec(), seed=3)
+    model = build("dlrm", make_spec(), config, seed=3)
+    again = build("dlrm", make_spec(), config, seed=3)
     assert model.built
     assert model.spec.tables[0].embedding_dim == 8
     for first, second in zip(model.get_weights(), again.get_weights(), strict=True):
         np.testing.assert_array_equal(first, second)
     with pytest.raises(ConfigError, match="`model.name` must be one of .* Did you mean `dlrm`"):
-        build(config.model_copy(update={"name": "dlmr"}), make_spec())
+        build("dlmr", make_spec(), config)
     with pytest.raises(ConfigError, match=r"in `model`: `bottom_units\[-1\]` must equal"):
-        build(ModelConfig(embedding_dim=8), make_spec())
+        build("dlrm", make_spec(), {"embedding_dim": 8})
 
 
 @pytest.mark.parametrize("inputs", [{"price": np.zeros([2, 1], np.float32)}, np.zeros([2, 3], np.float32)])

@@ -17,7 +17,7 @@ class Tables:
     """Stands where a model's embedding collection does: something with trainable variables."""
 
     def __init__(self, *variables):
-        self.trainable_variables = list(variables)
+        self.stacks = list(variables)
 
 
 def sparse_gradient(ids, seed):
@@ -142,7 +142,7 @@ def test_only_used_rows_move_and_no_op_has_the_shape_of_the_table(name):
     section = EmbeddingOptimizerConfig(name=name, learning_rate=0.1)
     table = tf.Variable(np.full([rows, DIM], 0.5, np.float32), name="table")
     optimizer = build_optimizer(TrainConfig(embedding=section))
-    optimizer.bind(Tables(table))
+    optimizer.bind([Tables(table)])
     optimizer._create_all_weights([table])
 
     @tf.function
@@ -177,7 +177,7 @@ def test_each_part_updates_its_own_variables():
     table, kernel = tf.Variable(start(), name="table"), tf.Variable(start(), name="kernel")
     alone_table, alone_kernel = tf.Variable(table), tf.Variable(kernel)
     optimizer = pair()
-    optimizer.bind(Tables(table))
+    optimizer.bind([Tables(table)])
     adagrad, adam = RowWiseAdagrad(0.05), legacy.Adam(0.01)
     for step, ids in enumerate(BATCHES):
         sparse, dense = sparse_gradient(ids, step)
@@ -197,7 +197,7 @@ def test_learning_rate_is_a_factor_on_both_parts():
     sparse, dense = sparse_gradient([1, 2], 0)
     dense = tf.constant(dense, tf.float32)
     optimizer = DLRMOptimizer(SGD(0.1), legacy.SGD(0.2), learning_rate=0.5)
-    optimizer.bind(Tables(table))
+    optimizer.bind([Tables(table)])
     optimizer.apply_gradients([(sparse, table), (dense, kernel)])
     np.testing.assert_allclose(table, before[0] - 0.05 * dense, rtol=1e-5)
     np.testing.assert_allclose(kernel, before[1] - 0.1 * dense, rtol=1e-5)
@@ -211,7 +211,7 @@ def test_dense_weight_decay_spares_biases_and_tables():
     )
     before = [v.numpy() for v in (table, kernel, bias)]
     optimizer = DLRMOptimizer(SGD(0.1), legacy.SGD(0.2), dense_weight_decay=0.5)
-    optimizer.bind(Tables(table))
+    optimizer.bind([Tables(table)])
     zero = [tf.zeros_like(v) for v in (table, kernel, bias)]
     optimizer.apply_gradients(zip(zero, (table, kernel, bias), strict=True))
     np.testing.assert_allclose(table, before[0])
@@ -227,7 +227,7 @@ def test_global_clipnorm_covers_both_parts():
     dense = RNG.normal(size=(ROWS, DIM)).astype(np.float32)
     norm = np.sqrt((scattered**2).sum() + (dense**2).sum())
     optimizer = DLRMOptimizer(SGD(1.0), legacy.SGD(1.0), global_clipnorm=0.5)
-    optimizer.bind(Tables(table))
+    optimizer.bind([Tables(table)])
     optimizer.apply_gradients([(sparse, table), (tf.constant(dense), kernel)])
     np.testing.assert_allclose(before[0] - table, scattered * 0.5 / norm, rtol=1e-3, atol=1e-6)
     np.testing.assert_allclose(before[1] - kernel, dense * 0.5 / norm, rtol=1e-3, atol=1e-6)
@@ -246,7 +246,7 @@ def test_tf_checkpoint_restores_slots_whether_made_before_or_after(tmp_path):
     def trained(steps):
         table, kernel = tf.Variable(tf.ones([ROWS, DIM]), name="table"), tf.Variable(tf.ones([DIM]), name="kernel")
         optimizer = pair()
-        optimizer.bind(Tables(table))
+        optimizer.bind([Tables(table)])
         for step in range(steps):
             optimizer.apply_gradients([(sparse_gradient([1, 2, 2], step)[0], table), (tf.ones([DIM]), kernel)])
         return optimizer, table, kernel
@@ -282,7 +282,7 @@ def test_rates_follow_the_batch_size(batch_size, warmup, factors):
     config = TrainConfig.model_validate({"batch_size": batch_size, "schedule": schedule})
     table = tf.Variable(start(), name="table")
     optimizer = build_optimizer(config)
-    optimizer.bind(Tables(table))
+    optimizer.bind([Tables(table)])
     for step, factor in enumerate(factors):
         before = table.numpy()
         gradient, dense = sparse_gradient([3], step)

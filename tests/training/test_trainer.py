@@ -49,7 +49,7 @@ def config(**changes):
 
 
 def fresh(settings, seed=1):
-    model = build(MODEL, SPEC, seed=seed)
+    model = build(MODEL.name, SPEC, MODEL, seed=seed)
     compile_model(model, settings)
     return model
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfdlrm.spec.errors import SpecError
-from tfdlrm.spec.features import FeatureSpec, TableConfig
+from tfdlrm.spec.features import FeatureSpec
 
 _CHUNK_ROWS = 1 << 18
 
@@ -27,22 +27,22 @@ def serving_rows(model: keras.Model, untouched: UntouchedRows) -> Iterator[None]
     computes inside the block is what it answers when served; nothing may train it meanwhile.
 
     Args:
-        model: A model with an `embedding` collection.
+        model: A built `ClickModel`.
         untouched: Rows that no training sample read, by table: those of rare, unseen or missing values as a rule. A
             table without any other row stays as it is.
 
     Raises:
         SpecError: a table is not of the model, or a row is outside its table.
     """
-    embedding = model.embedding
     originals: list[tuple[tf.Variable, tf.Tensor, tf.Tensor]] = []
+    replaced = checked_rows(model.spec, untouched)
+    stored_tables = [stored for collection in model.collections.values() for stored in collection.stored_tables()]
     try:
-        for name, rows in checked_rows(model.spec, untouched).items():
-            stack, first = embedding.locate(name)
-            variable, table = embedding.stacks[stack], model.spec.table(name)
-            if not rows.size or rows.size == table.vocabulary_size:
+        for number, _, variable, first, size in stored_tables:
+            rows = replaced.get(model.spec.tables[number].name, np.zeros(0, np.int64))
+            if not rows.size or rows.size == size:
                 continue
-            mean = _mean_of_others(variable, first, table, rows)
+            mean = _mean_of_others(variable, first, size, rows)
             indices = tf.constant(first + rows)
             originals.append((variable, indices, tf.gather(variable, indices)))
             variable.scatter_update(tf.IndexedSlices(tf.constant(np.tile(mean, [rows.size, 1])), indices))
@@ -70,15 +70,15 @@ def checked_rows(spec: FeatureSpec, untouched: UntouchedRows) -> dict[str, npt.N
 
 
 def _mean_of_others(
-    variable: tf.Variable, first: int, table: TableConfig, rows: npt.NDArray[np.int64]
+    variable: tf.Variable, first: int, size: int, rows: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float32]:
     """Return the mean of the rows of a table that are not among `rows`, summed in float64, `[embedding_dim]`."""
-    total = np.zeros(table.embedding_dim, np.float64)
-    for start in range(0, table.vocabulary_size, _CHUNK_ROWS):
-        stop = min(start + _CHUNK_ROWS, table.vocabulary_size)
+    total = np.zeros(variable.shape[1], np.float64)
+    for start in range(0, size, _CHUNK_ROWS):
+        stop = min(start + _CHUNK_ROWS, size)
         # A gather reads these rows only; a slice of a variable may copy all of it first.
         chunk = tf.gather(variable, tf.range(first + start, first + stop, dtype=tf.int64)).numpy()
         kept = np.ones(stop - start, bool)
         kept[rows[(rows >= start) & (rows < stop)] - start] = False
         total += chunk[kept].sum(axis=0, dtype=np.float64)
-    return (total / (table.vocabulary_size - rows.size)).astype(np.float32)
+    return (total / (size - rows.size)).astype(np.float32)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeAlias
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -15,6 +15,25 @@ from tfdlrm.spec.features import FeatureSpec, TableConfig
 
 # Rows are initialised and exchanged in pieces of this many elements, so that memory never holds a table twice.
 _CHUNK_ELEMENTS = 1 << 24
+
+
+class StoredTable(NamedTuple):
+    """Rows of a variable that belong to one table.
+
+    Attributes:
+        number: Place of the table in the spec.
+        part: Which of the table's parts: `"rows"`.
+        variable: The stack.
+        first: First row in it.
+        rows: Number of rows.
+    """
+
+    number: int
+    part: str
+    variable: tf.Variable
+    first: int
+    rows: int
+
 
 Ids: TypeAlias = tf.Tensor | Mapping[str, tf.Tensor | tf.RaggedTensor | tf.SparseTensor]
 
@@ -182,6 +201,13 @@ class EmbeddingCollection(keras.layers.Layer):
                 return index, stack.first_rows[name]
         self.spec.table(name)
         raise AssertionError("every table of a spec lies in a stack")
+
+    def stored_tables(self) -> Iterator[StoredTable]:
+        """Yield where each table lies, in the order of the spec."""
+        self.build(None)
+        for number, table in enumerate(self.spec.tables):
+            stack, first = self.locate(table.name)
+            yield StoredTable(number, "rows", self.stacks[stack], first, table.vocabulary_size)
 
     def _locate(self, name: str) -> tuple[tf.Variable, int, TableConfig]:
         index, start = self.locate(name)

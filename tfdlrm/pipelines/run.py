@@ -102,7 +102,7 @@ def refuse_misfit(config: RunConfig) -> None:
     tables = dict.fromkeys(encoding_of(config.data).tables, 1)
     spec = spec_of(config.data, tables, config.model.embedding_dim)
     try:
-        compile_model(build(config.model, spec, config.train.precision), config.train)
+        compile_model(build(config.model.name, spec, config.model, config.train.precision), config.train)
     except UserError:
         raise
     except ValueError as error:

@@ -112,15 +112,26 @@ class DataConfig(Frozen):
 class ModelConfig(Frozen):
     """`[model]`: the network.
 
+    A model takes the keys it has a use for and leaves the others alone, so that `--set model.name=deepfm` is enough to
+    try another model in any recipe.
+
     Attributes:
         name: Which model; see `tfdlrm.models.build`.
         embedding_dim: Width d of every table; `bottom_units` must end with it.
-        bottom_units: Widths of the bottom MLP, last = `embedding_dim`.
-        top_units: Widths of the top MLP, last = 1.
+        bottom_units: Widths of the bottom MLP, last = `embedding_dim`. DLRM only.
+        top_units: Widths of the top (deep) MLP, last = 1.
         interaction: `"dot"` (pairwise dot products) or `"cat"` (concatenation).
         interaction_itself: Whether dot products of a vector with itself are kept.
         dropout: Share of hidden top-MLP units dropped in training.
         embedding_l2: Weight of the mean over the batch of the squared norm of looked-up vectors, added to the loss.
+        cross_layers: Number of cross layers of the Deep & Cross models.
+        cross_rank: Rank of their kernels; `None` for full rank.
+        structure: Whether cross network and MLP follow one another (`"stacked"`) or stand side by side (`"parallel"`).
+        cin_units: Feature maps of each layer of xDeepFM's compressed interaction network.
+        pair: The two sparse features that matrix factorization multiplies, such as user and item.
+        crosses: Combinations of sparse features that Wide & Deep gives weights of their own, hashed.
+        cross_rows: Rows of the table that holds the weights of one such combination.
+        options: Arguments of a model that this package does not know, passed on as they are.
     """
 
     name: str = "dlrm"
@@ -131,6 +142,14 @@ class ModelConfig(Frozen):
     interaction_itself: bool = False
     dropout: float = Field(default=0.0, ge=0, lt=1)
     embedding_l2: float = Field(default=0.0, ge=0)
+    cross_layers: int = Field(default=3, ge=1)
+    cross_rank: int | None = Field(default=None, ge=1)
+    structure: Literal["stacked", "parallel"] = "stacked"
+    cin_units: tuple[int, ...] = (128, 128)
+    pair: tuple[str, str] | None = None
+    crosses: tuple[tuple[str, ...], ...] = ()
+    cross_rows: int = Field(default=100_000, ge=1)
+    options: dict[str, Any] = {}
 
 
 class OptimizerConfig(Frozen):

@@ -59,7 +59,7 @@ def save_checkpoint(model: keras.Model, directory: Path, state: TrainState) -> P
     """Write `directory/step-<state.step>` and return its path.
 
     Args:
-        model: A compiled model with an `embedding` collection and a `DLRMOptimizer`.
+        model: A compiled `ClickModel` with a `DLRMOptimizer`.
         directory: Folder of checkpoints; made if it is missing.
         state: Position in training.
 
@@ -76,10 +76,8 @@ def save_checkpoint(model: keras.Model, directory: Path, state: TrainState) -> P
     temporary.mkdir()
     try:
         checksums: dict[str, int] = {}
-        for number, name, variable, first, rows in _row_variables(model):
-            checksums[f"{number:03d}.{name}.npy"] = _write_rows(
-                temporary / f"{number:03d}.{name}.npy", variable, first, rows
-            )
+        for file, variable, first, rows in _row_variables(model):
+            checksums[file] = _write_rows(temporary / file, variable, first, rows)
         np.savez(temporary / "dense.npz", **{k: v.numpy() for k, v in _dense_variables(model).items()})
         checksums["dense.npz"] = _crc_of(temporary / "dense.npz")
         content = {
@@ -117,8 +115,8 @@ def load_checkpoint(model: keras.Model, path: Path) -> TrainState:
         if not (path / file).is_file() or _crc_of(path / file) != expected:
             raise DataError(f"{path / file}: missing or altered; this checkpoint cannot be used.")
     model.optimizer._create_all_weights(model.trainable_variables)
-    for number, name, variable, first, rows in _row_variables(model):
-        file = path / f"{number:03d}.{name}.npy"
+    for name, variable, first, rows in _row_variables(model):
+        file = path / name
         if not file.is_file():
             raise DataError(f"{file}: missing.")
         stored = np.load(file, mmap_mode="r")
@@ -172,15 +170,20 @@ def _read_state(path: Path) -> dict[str, Any]:
     return content
 
 
-def _row_variables(model: keras.Model) -> Iterator[tuple[int, str, tf.Variable, int, int]]:
-    """Yield table number, "rows" or slot name, variable, first row and number of rows, for every table and slot."""
-    embedding = model.embedding
-    for number, table in enumerate(model.spec.tables):
-        stack, first = embedding.locate(table.name)
-        variable = embedding.stacks[stack]
-        yield number, "rows", variable, first, table.vocabulary_size
-        for name, slot in _table_slots(model, variable).items():
-            yield number, name, slot, first, table.vocabulary_size
+def _row_variables(model: keras.Model) -> Iterator[tuple[str, tf.Variable, int, int]]:
+    """Yield file name, variable, first row and number of rows, for every table and every slot of one.
+
+    The files of the third table of the collection `linear` are `linear.002.rows.npy` and `linear.002.<slot>.npy`, or
+    `linear.002.<part>.npy` and `linear.002.<part>.<slot>.npy` where it is stored in parts. `embedding` needs no prefix.
+    """
+    for collection_name, collection in model.collections.items():
+        prefix = "" if collection_name == "embedding" else f"{collection_name}."
+        for number, part, variable, first, rows in collection.stored_tables():
+            table = f"{prefix}{number:03d}"
+            yield f"{table}.{part}.npy", variable, first, rows
+            for slot_name, slot in _table_slots(model, variable).items():
+                file = f"{table}.{slot_name}.npy" if part == "rows" else f"{table}.{part}.{slot_name}.npy"
+                yield file, slot, first, rows
 
 
 def _optimizer_names(model: keras.Model) -> dict[str, str]:
@@ -196,9 +199,10 @@ def _table_slots(model: keras.Model, stack: tf.Variable) -> dict[str, tf.Variabl
 
 def _dense_variables(model: keras.Model) -> dict[str, tf.Variable]:
     """Return every variable that is neither a table nor a slot of one, by a name that does not depend on creation."""
-    tables = {v.ref() for v in model.embedding.stacks}
+    stacks = [stack for collection in model.collections.values() for stack in collection.stacks]
+    tables = {stack.ref() for stack in stacks}
     of_tables = set(tables)
-    for stack in model.embedding.stacks:
+    for stack in stacks:
         of_tables |= {slot.ref() for slot in _table_slots(model, stack).values()}
     dense = {f"weight_{i}": v for i, v in enumerate(w for w in model.weights if w.ref() not in tables)}
     slots = [v for v in model.optimizer.weights if v.ref() not in of_tables]

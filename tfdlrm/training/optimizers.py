@@ -54,7 +54,7 @@ class DLRMOptimizer(legacy.Optimizer):
         self.embedding = embedding
         self.dense = dense
         self.dense_weight_decay = checked_decay(dense_weight_decay)
-        self._tables: Any = None
+        self._collections: tuple[Any, ...] | None = None
         for label, part in (("embedding", embedding), ("dense", dense)):
             if not isinstance(part, legacy.Optimizer):
                 raise ValueError(
@@ -71,14 +71,14 @@ class DLRMOptimizer(legacy.Optimizer):
         part._deferred_slot_restorations = self._deferred_slot_restorations
         part._decayed_lr = lambda dtype: own_rate(dtype) * self._decayed_lr(dtype)
 
-    def bind(self, embedding: Any) -> None:
-        """Name the layer whose trainable variables the `embedding` part updates."""
-        self._tables = embedding
+    def bind(self, collections: Sequence[Any]) -> None:
+        """Name the layers whose stacked tables the `embedding` part updates."""
+        self._collections = tuple(collections)
 
     def _part_name(self, var: tf.Variable) -> str:
-        if self._tables is None:
+        if self._collections is None:
             raise RuntimeError("`DLRMOptimizer` must be given to `DLRM.compile` before it is used.")
-        tables = {plain_name(v) for v in self._tables.trainable_variables}
+        tables = {plain_name(stack) for collection in self._collections for stack in collection.stacks}
         return "embedding" if plain_name(var) in tables else "dense"
 
     def _split(self, var_list: Sequence[tf.Variable]) -> dict[str, list[tf.Variable]]:

@@ -188,7 +188,7 @@ def train(
     state = load_checkpoint(model, found[-1]) if found else TrainState()
     progress(state.samples)
     scorer = Scorer(model)
-    tables = {stack.ref() for stack in model.embedding.stacks}
+    tables = {stack.ref() for collection in model.collections.values() for stack in collection.stacks}
     loss = float("nan")
     while state.epoch < config.epochs and not _gave_up(state, config):
         steps = _steps_of_round(state, config, steps_per_epoch)

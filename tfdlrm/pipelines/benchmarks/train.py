@@ -82,7 +82,7 @@ def measure_training(
         progress: Called with the number of samples just trained on.
     """
     plan = plan or Measurement()
-    model = build(model_config, spec, train.precision, plan.seed)
+    model = build(model_config.name, spec, model_config, train.precision, plan.seed)
     compile_model(model, train)
     memory = _from_memory(model.spec, train.batch_size, plan)
     steps = _steps(model, train.batch_size, plan, memory)

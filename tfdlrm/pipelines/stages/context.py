@@ -126,7 +126,9 @@ class Run:
 
     def new_model(self) -> keras.Model:
         """Return a compiled model with its initial weights."""
-        model = build(self.config.model, self.spec, self.config.train.precision, self.config.seed)
+        model = build(
+            self.config.model.name, self.spec, self.config.model, self.config.train.precision, self.config.seed
+        )
         compile_model(model, self.config.train)
         return model
 
