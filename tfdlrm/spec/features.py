@@ -7,39 +7,17 @@ dataset manifest, the checkpoint and the SavedModel.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from tfdlrm.spec.errors import SpecError, did_you_mean, explain
+from tfdlrm.spec.compression import Compression, StoredPart, stored_parts
+from tfdlrm.spec.errors import SpecError, did_you_mean
+from tfdlrm.spec.frozen import Frozen
 
 Combiner = Literal["sum", "mean"]
 DenseTransform = Literal["log1p", "identity", "standardize", "log3", "log3_half", "log3_filled", "log_file_minimum"]
 Initializer = Literal["uniform_rows", "uniform", "normal", "zeros"]
-
-
-class Frozen(BaseModel):
-    """Base of every spec model: immutable, unknown keys refused, errors said in one line as `SpecError`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    def __init__(self, **values: Any) -> None:
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            raise SpecError(explain(error, type(self).model_fields)) from None
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Read what `model_dump_json` wrote.
-
-        Raises:
-            SpecError: the text is not JSON or not a valid spec.
-        """
-        try:
-            return cls.model_validate_json(text)
-        except ValidationError as error:
-            raise SpecError(explain(error, cls.model_fields)) from None
 
 
 class TableConfig(Frozen):
@@ -51,14 +29,33 @@ class TableConfig(Frozen):
         embedding_dim: Row width. At least 1.
         initializer: `"uniform_rows"` is the paper's code, U(-1/sqrt(rows), 1/sqrt(rows));
             `"uniform"` is U(-0.05, 0.05), `"normal"` is N(0, 0.05^2), `"zeros"` is zero.
-        compression: Reserved for embedding compression; `None` keeps the plain table.
+        compression: How the table is stored in less; `None` keeps one row of `embedding_dim` float32 an id.
+
+    Raises:
+        SpecError: the compression does not fit the table.
     """
 
     name: str = Field(min_length=1)
     vocabulary_size: int = Field(ge=1)
     embedding_dim: int = Field(ge=1)
     initializer: Initializer = "uniform_rows"
-    compression: None = None
+    compression: Compression | None = None
+
+    @model_validator(mode="after")
+    def _compressible(self) -> TableConfig:
+        if self.compression is not None:
+            self.compression.refuse_misfit(self.name, self.vocabulary_size, self.embedding_dim)
+        return self
+
+    @property
+    def stored(self) -> tuple[StoredPart, ...]:
+        """The arrays that hold the table."""
+        return stored_parts(self.vocabulary_size, self.embedding_dim, self.compression)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of those arrays."""
+        return sum(part.bytes for part in self.stored)
 
 
 class SparseFeature(Frozen):
