@@ -13,7 +13,8 @@ from tfdlrm.data.transforms import DenseStats
 from tfdlrm.data.vocabulary import Vocabulary
 from tfdlrm.spec.coding import Encoding, TableCoding, Unseen
 from tfdlrm.spec.errors import DataError, SpecError, explain
-from tfdlrm.spec.features import FeatureSpec, Frozen
+from tfdlrm.spec.features import FeatureSpec
+from tfdlrm.spec.frozen import Frozen
 
 ENCODER_FILE = "encoder.json"
 

@@ -13,7 +13,8 @@ from pydantic import Field, ValidationError, model_validator
 from tfdlrm.data.files import sha256_of, write_atomic
 from tfdlrm.spec.coding import Encoding
 from tfdlrm.spec.errors import DataError, SpecError, did_you_mean, explain, why_unreadable
-from tfdlrm.spec.features import FeatureSpec, Frozen
+from tfdlrm.spec.features import FeatureSpec
+from tfdlrm.spec.frozen import Frozen
 
 MANIFEST = "manifest.json"
 VERSION = 1

@@ -12,7 +12,8 @@ import tensorflow as tf
 from pydantic import Field
 
 from tfdlrm.data.columns import number_column
-from tfdlrm.spec.features import DenseFeature, DenseTransform, Frozen
+from tfdlrm.spec.features import DenseFeature, DenseTransform
+from tfdlrm.spec.frozen import Frozen
 
 _SMALLEST_NORMAL = np.finfo(np.float32).tiny
 

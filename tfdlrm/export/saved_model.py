@@ -22,7 +22,8 @@ from tfdlrm.export.versions import publish_version
 from tfdlrm.spec.coding import Encoding, TableCoding
 from tfdlrm.spec.config import RunConfig
 from tfdlrm.spec.errors import ConfigError, DataError
-from tfdlrm.spec.features import FeatureSpec, Frozen
+from tfdlrm.spec.features import FeatureSpec
+from tfdlrm.spec.frozen import Frozen
 
 ASSETS = "assets.extra"
 """Folder of a version that loaders leave alone."""

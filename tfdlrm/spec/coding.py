@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_serializer, field_validator, model_validator
 
 from tfdlrm.spec.errors import SpecError
-from tfdlrm.spec.features import FeatureSpec, Frozen
+from tfdlrm.spec.features import FeatureSpec
+from tfdlrm.spec.frozen import Frozen
 
 ValueKind = Literal["hex", "string", "number"]
 TableKind = Literal["vocabulary", "hash", "modulo"]

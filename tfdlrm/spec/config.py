@@ -11,7 +11,8 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from tfdlrm.spec.coding import Expand, TableCoding, TableKind, Unseen, ValueKind
 from tfdlrm.spec.errors import ConfigError, SpecError, explain, why_unreadable
-from tfdlrm.spec.features import Combiner, DenseTransform, Frozen
+from tfdlrm.spec.features import Combiner, DenseTransform
+from tfdlrm.spec.frozen import Frozen
 from tfdlrm.spec.published import DATASETS, merged, published
 from tfdlrm.spec.raw import CRITEO_FORMAT, RawFormat, Split
 

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from tfdlrm.spec.criteo import COLUMNS, LABEL
 from tfdlrm.spec.errors import SpecError
-from tfdlrm.spec.features import Frozen
+from tfdlrm.spec.frozen import Frozen
 
 _RULE = re.compile(r"^\s*(?P<column>[^<>=!]+?)\s*(?P<op>>=|<=|==|!=|>|<)\s*(?P<value>.+?)\s*$")
 

@@ -11,7 +11,8 @@ from pydantic import Field
 from scipy.special import ndtr, ndtri
 
 from tfdlrm.spec.errors import ConfigError
-from tfdlrm.spec.features import FeatureSpec, Frozen
+from tfdlrm.spec.features import FeatureSpec
+from tfdlrm.spec.frozen import Frozen
 
 Rows = dict[str, npt.NDArray[Any]]
 """`dense`, `sparse`, `label` and, where a feature is weighted, `weights`: what `PackedWriter.add` takes."""
