@@ -25,11 +25,26 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tfdlrm.data.dataset import packed_dataset
     from tfdlrm.data.encoder import FeatureEncoder
+    from tfdlrm.layers.cin import CompressedInteraction
+    from tfdlrm.layers.cross import CrossNetwork
+    from tfdlrm.layers.dense_vectors import DenseVectors
     from tfdlrm.layers.embedding import EmbeddingCollection
+    from tfdlrm.layers.factorization import FactorizationInteraction
     from tfdlrm.layers.interaction import DotInteraction
+    from tfdlrm.layers.linear import LinearTerms
     from tfdlrm.layers.mlp import MLP
     from tfdlrm.metrics.binary import evaluate_binary
+    from tfdlrm.models.click_model import ClickModel
+    from tfdlrm.models.dcn import DCN
+    from tfdlrm.models.dcn_v2 import DCNv2
+    from tfdlrm.models.deepfm import DeepFM
     from tfdlrm.models.dlrm import DLRM
+    from tfdlrm.models.dlrm_dcnv2 import DLRMDCNv2
+    from tfdlrm.models.factorization_machine import FactorizationMachine
+    from tfdlrm.models.logistic_regression import LogisticRegression
+    from tfdlrm.models.matrix_factorization import MatrixFactorization
+    from tfdlrm.models.wide_deep import WideDeep
+    from tfdlrm.models.xdeepfm import XDeepFM
     from tfdlrm.spec.config import RunConfig, load_config
     from tfdlrm.spec.features import DenseFeature, FeatureSpec, SparseFeature, TableConfig
     from tfdlrm.training.optimizers import DLRMOptimizer
@@ -38,22 +53,37 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "DCN",
     "DLRM",
     "MLP",
     "SGD",
     "Adagrad",
+    "ClickModel",
+    "CompressedInteraction",
+    "CrossNetwork",
+    "DCNv2",
+    "DLRMDCNv2",
     "DLRMOptimizer",
+    "DeepFM",
     "DenseFeature",
+    "DenseVectors",
     "DotInteraction",
     "EmbeddingCollection",
+    "FactorizationInteraction",
+    "FactorizationMachine",
     "FeatureEncoder",
     "FeatureSpec",
     "Ftrl",
     "LazyAdam",
+    "LinearTerms",
+    "LogisticRegression",
+    "MatrixFactorization",
     "RowWiseAdagrad",
     "RunConfig",
     "SparseFeature",
     "TableConfig",
+    "WideDeep",
+    "XDeepFM",
     "evaluate_binary",
     "load_config",
     "packed_dataset",
@@ -61,21 +91,36 @@ __all__ = [
 
 _HOMES = {
     "Adagrad": "tfdlrm.training.row_optimizers",
+    "ClickModel": "tfdlrm.models.click_model",
+    "CompressedInteraction": "tfdlrm.layers.cin",
+    "CrossNetwork": "tfdlrm.layers.cross",
+    "DCN": "tfdlrm.models.dcn",
+    "DCNv2": "tfdlrm.models.dcn_v2",
     "DLRM": "tfdlrm.models.dlrm",
+    "DLRMDCNv2": "tfdlrm.models.dlrm_dcnv2",
     "DLRMOptimizer": "tfdlrm.training.optimizers",
+    "DeepFM": "tfdlrm.models.deepfm",
     "DenseFeature": "tfdlrm.spec.features",
+    "DenseVectors": "tfdlrm.layers.dense_vectors",
     "DotInteraction": "tfdlrm.layers.interaction",
     "EmbeddingCollection": "tfdlrm.layers.embedding",
+    "FactorizationInteraction": "tfdlrm.layers.factorization",
+    "FactorizationMachine": "tfdlrm.models.factorization_machine",
     "FeatureEncoder": "tfdlrm.data.encoder",
     "FeatureSpec": "tfdlrm.spec.features",
     "Ftrl": "tfdlrm.training.row_optimizers",
     "LazyAdam": "tfdlrm.training.row_optimizers",
+    "LinearTerms": "tfdlrm.layers.linear",
+    "LogisticRegression": "tfdlrm.models.logistic_regression",
     "MLP": "tfdlrm.layers.mlp",
+    "MatrixFactorization": "tfdlrm.models.matrix_factorization",
     "RowWiseAdagrad": "tfdlrm.training.row_optimizers",
     "RunConfig": "tfdlrm.spec.config",
     "SGD": "tfdlrm.training.row_optimizers",
     "SparseFeature": "tfdlrm.spec.features",
     "TableConfig": "tfdlrm.spec.features",
+    "WideDeep": "tfdlrm.models.wide_deep",
+    "XDeepFM": "tfdlrm.models.xdeepfm",
     "evaluate_binary": "tfdlrm.metrics.binary",
     "load_config": "tfdlrm.spec.config",
     "packed_dataset": "tfdlrm.data.dataset",

@@ -36,10 +36,15 @@ def serving_rows(model: keras.Model, untouched: UntouchedRows) -> Iterator[None]
     """
     originals: list[tuple[tf.Variable, tf.Tensor, tf.Tensor]] = []
     replaced = checked_rows(model.spec, untouched)
-    stored_tables = [stored for collection in model.collections.values() for stored in collection.stored_tables()]
+    # Not every collection holds all tables of the model, and some hold tables that are no feature's own.
+    stored_tables = [
+        (collection.spec.tables[stored.number].name, stored)
+        for collection in model.collections.values()
+        for stored in collection.stored_tables()
+    ]
     try:
-        for number, _, variable, first, size in stored_tables:
-            rows = replaced.get(model.spec.tables[number].name, np.zeros(0, np.int64))
+        for name, (_, _, variable, first, size) in stored_tables:
+            rows = replaced.get(name, np.zeros(0, np.int64))
             if not rows.size or rows.size == size:
                 continue
             mean = _mean_of_others(variable, first, size, rows)

@@ -167,7 +167,13 @@ class ClickModel(keras.Model):
 
 
 def build_layer(layer: keras.layers.Layer, shape: Any) -> None:
-    """Create a layer's weights in the name scope that a call would open, so that names do not depend on the way."""
+    """Create a layer's weights in the name scope that a call would open, so that names do not depend on the way.
+
+    Args:
+        layer: The layer.
+        shape: Shape of its input, or a list of shapes where it takes several.
+    """
     if not layer.built:
+        several = bool(shape) and isinstance(shape[0], (list, tuple))
         with tf.name_scope(layer.name):
-            layer.build(tf.TensorShape(shape))
+            layer.build([tf.TensorShape(each) for each in shape] if several else tf.TensorShape(shape))

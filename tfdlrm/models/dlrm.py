@@ -13,6 +13,7 @@ from tfdlrm.layers.interaction import CatInteraction, DotInteraction
 from tfdlrm.layers.mlp import MLP
 from tfdlrm.layers.registry import serializable
 from tfdlrm.models.click_model import Batch, ClickModel, build_layer
+from tfdlrm.models.parts import bottom_widths, logit_units, look_up, one_width
 from tfdlrm.spec.features import FeatureSpec
 
 
@@ -70,9 +71,9 @@ class DLRM(ClickModel):
         **kwargs: Any,
     ) -> None:
         super().__init__(spec, seed=seed, **kwargs)
-        self.bottom_units = tuple(bottom_units)
-        self.top_units = tuple(top_units)
-        _check_widths(self.spec, self.bottom_units, self.top_units)
+        self.embedding_dim = one_width(self.spec, "DLRM")
+        self.bottom_units = bottom_widths(self.spec, bottom_units)
+        self.top_units = logit_units(top_units)
         if interaction not in ("dot", "cat"):
             raise ValueError(f'`interaction` must be "dot" or "cat". Received: {interaction!r}.')
         if interaction_itself and interaction != "dot":
@@ -94,7 +95,7 @@ class DLRM(ClickModel):
 
     def build_layers(self) -> None:
         """Create the weights of all layers."""
-        dim = self.spec.tables[0].embedding_dim
+        dim = self.embedding_dim
         vectors = len(self.spec.sparse) + (self.bottom is not None)
         build_layer(self.embedding, [None, self.spec.n_ids])
         if self.bottom is not None:
@@ -106,7 +107,7 @@ class DLRM(ClickModel):
 
     def logits(self, inputs: Batch, training: bool | None = None) -> tf.Tensor:
         """Return log-odds `[B, 1]`, float32."""
-        vectors = tf.cast(self.embedding(inputs["sparse"], weights=inputs.get("weights")), self.compute_dtype)
+        vectors = tf.cast(look_up(self.embedding, inputs), self.compute_dtype)
         if self.bottom is None:
             features = self.interaction(vectors)
         else:
@@ -127,13 +128,3 @@ class DLRM(ClickModel):
             "dropout": self.dropout,
             "embedding_l2": self.embedding_l2,
         }
-
-
-def _check_widths(spec: FeatureSpec, bottom: tuple[int, ...], top: tuple[int, ...]) -> None:
-    dims = sorted({t.embedding_dim for t in spec.tables})
-    if len(dims) > 1:
-        raise ValueError(f"`embedding_dim` must be the same for every table of a DLRM. Received: {dims}.")
-    if spec.n_dense and (not bottom or bottom[-1] != dims[0]):
-        raise ValueError(f"`bottom_units[-1]` must equal `embedding_dim`. Received: {list(bottom)} and {dims[0]}.")
-    if not top or top[-1] != 1:
-        raise ValueError(f"`top_units[-1]` must be 1. Received: {list(top)}.")

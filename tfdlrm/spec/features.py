@@ -6,7 +6,9 @@ dataset manifest, the checkpoint and the SavedModel.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
+from math import prod
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -199,6 +201,54 @@ class FeatureSpec(Frozen):
         """Return the same features over tables of another width; prepared rows do not depend on it."""
         tables = tuple(t.model_copy(update={"embedding_dim": embedding_dim}) for t in self.tables)
         return self.model_copy(update={"tables": tables})
+
+    def linear_spec(self) -> FeatureSpec:
+        """Return the same features over tables of one weight an id that start at zero.
+
+        Of a table's compression only the sharing of rows stays: a weight is too narrow for anything else.
+        """
+        tables = tuple(
+            table.model_copy(
+                update={
+                    "embedding_dim": 1,
+                    "initializer": "zeros",
+                    "compression": Compression(hash_rows=stored.hash_rows, exact_rows=stored.exact_rows)
+                    if (stored := table.compression) is not None and stored.hash_rows
+                    else None,
+                }
+            )
+            for table in self.tables
+        )
+        return self.model_copy(update={"tables": tables})
+
+    def only(self, names: Sequence[str]) -> FeatureSpec:
+        """Return these sparse features, in the order of the spec, and the tables they read, without dense features."""
+        sparse = tuple(f for f in self.sparse if f.name in names)
+        tables = tuple(t for t in self.tables if t.name in {f.table for f in sparse})
+        return FeatureSpec(sparse=sparse, tables=tables)
+
+    def crosses_spec(self, crosses: Sequence[Sequence[str]], rows: int) -> FeatureSpec:
+        """Return one feature for each combination of sparse features, with a table of `rows` weights, zero at first.
+
+        A combination of bags is the bag of all combinations of their ids: its mean counts if that of any feature does,
+        and it is weighted if any feature is.
+        """
+        by_name = {feature.name: feature for feature in self.sparse}
+        sparse = []
+        for cross in crosses:
+            parts, name = [by_name[name] for name in cross], " x ".join(cross)
+            mean = any(part.combiner == "mean" for part in parts)
+            sparse.append(
+                SparseFeature(
+                    name=name,
+                    table=name,
+                    hotness=prod(part.hotness for part in parts),
+                    combiner="mean" if mean else "sum",
+                    weighted=any(part.weighted for part in parts),
+                )
+            )
+        tables = [TableConfig(name=f.name, vocabulary_size=rows, embedding_dim=1, initializer="zeros") for f in sparse]
+        return FeatureSpec(sparse=tuple(sparse), tables=tuple(tables))
 
     def table(self, name: str) -> TableConfig:
         """Return the table called `name`.

@@ -31,6 +31,13 @@ PHASES = ("forward", "backward")
 
 # Where Keras and the gradient tape put their own scopes around a layer's.
 _WRAPPERS = re.compile(r"^(while|body|_\d+|gradient_tape|StatefulPartitionedCall|cond|then|else)$")
+# Names that all models give to layers of one kind. The first that fits counts.
+_LAYERS = {
+    "bottom": "bottom MLP",
+    "interaction|cross|cin|dense_vectors|linear_terms": "interaction",
+    "embedding|linear|crosses": "embedding lookup",
+    "top": "top MLP",
+}
 _SPARSE_OPS = ("Unique", "Scatter", "UnsortedSegment", "SegmentSum", "SparseApply", "Gather")
 # They last as long as what runs inside them; the op for the next batch is counted by the wait inside it.
 _NOT_WORK = ("While", "If", "PartitionedCall", "Case", "IteratorGetNext")
@@ -122,13 +129,8 @@ def _place(op: OpTime, model: str, optimizer: str, sparse_scopes: set[str | None
         sparse = scope in sparse_scopes if scope else any(part in op.kind for part in _SPARSE_OPS)
         return ("sparse update" if sparse else "dense update"), "backward"
     for scope in inner:
-        for layer, group in (
-            ("embedding", "embedding lookup"),
-            ("bottom", "bottom MLP"),
-            ("interaction", "interaction"),
-            ("top", "top MLP"),
-        ):
-            if re.fullmatch(rf"{layer}(_\w+)?", scope):
+        for layers, group in _LAYERS.items():
+            if re.fullmatch(rf"({layers})(_\w+)?", scope):
                 return group, phase
     # Straight under the model: joining the dense vector with the looked-up ones, and with their products.
     if inner[0] == model and len(inner) == 2 and re.match(r"(concat|Cast|Slice|strided_slice|ExpandDims)", inner[1]):

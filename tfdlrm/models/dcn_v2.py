@@ -1,0 +1,119 @@
+"""Deep & Cross Network, version 2 (arXiv 2008.13535)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+import tf_keras as keras
+
+from tfdlrm.layers.cross import CrossNetwork
+from tfdlrm.layers.embedding import EmbeddingCollection
+from tfdlrm.layers.mlp import MLP
+from tfdlrm.layers.registry import serializable
+from tfdlrm.models.click_model import Batch, ClickModel, build_layer
+from tfdlrm.models.parts import flat_features, flat_width, logit_units, look_up, refuse_no_cross
+from tfdlrm.spec.features import FeatureSpec
+
+
+@serializable
+class DCNv2(ClickModel):
+    """Deep & Cross Network with matrices as kernels (Wang et al. 2021, figure 1, equations 1 to 4).
+
+    ::
+
+        "stacked":   dense, embeddings -> concat x_0 [B, n] -> cross layers [B, n] -> MLP `top_units` -> sigmoid
+
+        "parallel":                                       +-> cross layers [B, n] --------+
+                     dense, embeddings -> concat [B, n] --+                               +-> weights, sum -> sigmoid
+                                                          +-> MLP `top_units[:-1]` -------+
+
+    Cross layers: x_{l+1} = x_0 * (W_l x_l + b_l) + x_l, where W_l is U_l V_l^T of rank `cross_rank`, if that is given.
+    As in `DCN`, the last product of the parallel structure is written as a sum of two.
+
+    Args:
+        spec: Features and tables; the tables may have different widths.
+        cross_layers: Number of cross layers. Defaults to 3.
+        cross_rank: Rank of their kernels; `None` for full rank. Defaults to `None`.
+        structure: `"stacked"` or `"parallel"`. Defaults to `"stacked"`.
+        top_units: Widths of the MLP, and the 1 of the logit. Defaults to (512, 256, 1).
+        dropout: Share of hidden MLP units dropped in training. Defaults to 0.
+        embedding_l2: See `EmbeddingCollection`. Defaults to 0.
+        seed: Seed of all initial weights. Defaults to `None`.
+        **kwargs: `name`, and `dtype`: the policy of cross layers and MLP.
+
+    Raises:
+        ValueError: `cross_layers` or `cross_rank` is below 1, `structure` is unknown, or `top_units` does not end
+            with 1.
+    """
+
+    def __init__(
+        self,
+        spec: FeatureSpec | Mapping[str, Any],
+        cross_layers: int = 3,
+        cross_rank: int | None = None,
+        structure: str = "stacked",
+        top_units: Sequence[int] = (512, 256, 1),
+        dropout: float = 0.0,
+        embedding_l2: float = 0.0,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(spec, seed=seed, **kwargs)
+        refuse_no_cross(cross_layers, cross_rank)
+        if structure not in ("stacked", "parallel"):
+            raise ValueError(f'`structure` must be "stacked" or "parallel". Received: {structure!r}.')
+        self.cross_layers = int(cross_layers)
+        self.cross_rank = cross_rank
+        self.structure = structure
+        self.top_units = logit_units(top_units)
+        self.dropout = float(dropout)
+        self.embedding_l2 = float(embedding_l2)
+        seeds = self.layer_seeds(4)
+        policy = self.dtype_policy
+        self.embedding = EmbeddingCollection(self.spec, l2=self.embedding_l2, seed=seeds[0], name="embedding")
+        self.cross = CrossNetwork(self.cross_layers, rank=self.cross_rank, seed=seeds[1], dtype=policy, name="cross")
+        self.cross_logit = (
+            keras.layers.Dense(
+                1,
+                use_bias=False,
+                kernel_initializer=keras.initializers.GlorotNormal(seeds[2]),
+                dtype=policy,
+                name="cross_logit",
+            )
+            if structure == "parallel"
+            else None
+        )
+        self.top = MLP(
+            self.top_units, final_activation=None, dropout=self.dropout, seed=seeds[3], dtype=policy, name="top"
+        )
+
+    def build_layers(self) -> None:
+        """Create the weights of all layers."""
+        width = flat_width(self.spec)
+        build_layer(self.embedding, [None, self.spec.n_ids])
+        for layer in (self.cross, self.cross_logit, self.top):
+            if layer is not None:
+                build_layer(layer, [None, width])
+
+    def logits(self, inputs: Batch, training: bool | None = None) -> tf.Tensor:
+        """Return log-odds `[B, 1]`, float32."""
+        features = flat_features(self.spec, inputs, look_up(self.embedding, inputs))
+        crossed = self.cross(features)
+        if self.cross_logit is None:
+            return tf.cast(self.top(crossed, training=training), tf.float32)
+        deep = tf.cast(self.top(features, training=training), tf.float32)
+        return tf.cast(self.cross_logit(crossed), tf.float32) + deep
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments; the spec as JSON values."""
+        return {
+            **super().get_config(),
+            "cross_layers": self.cross_layers,
+            "cross_rank": self.cross_rank,
+            "structure": self.structure,
+            "top_units": list(self.top_units),
+            "dropout": self.dropout,
+            "embedding_l2": self.embedding_l2,
+        }
