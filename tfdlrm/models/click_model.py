@@ -63,6 +63,12 @@ class ClickModel(keras.Model):
         """The model's embedding collections by the name of the layer."""
         return {layer.name: layer for layer in self.layers if isinstance(layer, EmbeddingCollection)}
 
+    @property
+    def table_parameters(self) -> int:
+        """Number of weights in tables; `count_params` less these are the dense ones."""
+        stacks = [stack for collection in self.collections.values() for stack in collection.stacks]
+        return sum(int(np.prod(stack.shape)) for stack in stacks)
+
     def build(self, input_shape: Any = None) -> None:
         """Create all weights; the spec says every shape, so that no batch is needed."""
         if getattr(self, "built", False):

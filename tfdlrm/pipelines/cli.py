@@ -185,7 +185,7 @@ def _run(args: argparse.Namespace, default_recipe: Callable[[bool], Path | None]
     if args.cross_validate and args.stages != ",".join(STAGES):
         raise ConfigError("`--stages` must not be given with --cross-validate, which has stages of its own.")
     if "prepare" in stages:
-        _refuse_unreadable(config)
+        refuse_unreadable(config)
     if args.overwrite:  # nothing is dropped for a recipe that could not run
         load_tensorflow()
         from tfdlrm.pipelines.run import refuse_misfit
@@ -205,7 +205,7 @@ def _run(args: argparse.Namespace, default_recipe: Callable[[bool], Path | None]
     return 0
 
 
-def _refuse_unreadable(config: RunConfig) -> None:
+def refuse_unreadable(config: RunConfig) -> None:
     """Raise unless every raw file and side table can be opened."""
     for name in (*config.data.raw, *(table.file for table in config.data.format.side_tables)):
         path = expand_path(name)

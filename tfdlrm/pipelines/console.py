@@ -25,22 +25,28 @@ class Console:
 
     Args:
         log_file: The log; its folder is made if it is missing.
+        quiet: Print nothing and show no bars: the log is all. Defaults to `False`.
     """
 
-    def __init__(self, log_file: Path) -> None:
+    def __init__(self, log_file: Path, quiet: bool = False) -> None:
         log_file.parent.mkdir(parents=True, exist_ok=True)
         self._log_file = log_file
+        self._quiet = quiet
         self._watched = _is_watched()
 
     def say(self, line: str) -> None:
         """Print and log a line."""
-        print(line, flush=True)
+        if not self._quiet:
+            print(line, flush=True)
         with self._log_file.open("a", encoding="utf-8") as file:
             file.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {line}\n")
 
     @contextmanager
     def bars(self) -> Iterator[NewBar]:
         """Show progress bars while the block runs; see `progress_bars`."""
+        if self._quiet:
+            yield lambda title, rows: lambda done: None
+            return
         with progress_bars(self._watched) as new_bar:
             yield new_bar
 

@@ -82,7 +82,7 @@ def run_pipeline(
         refuse_unstated_rows(config)
     for name in ["generate", *stages] if run.planted and "prepare" in stages else stages:
         watch = Stopwatch()
-        results = _do(STAGES[name], run)
+        results = do_stage(STAGES[name], run)
         if results is None:
             run.console.say(f"{name + ':':<10} done before")
             continue
@@ -110,7 +110,15 @@ def refuse_misfit(config: RunConfig) -> None:
     keras.backend.clear_session()
 
 
-def _do(stage: Stage, run: Run) -> dict[str, Any] | None:
+def do_stage(stage: Stage, run: Run) -> dict[str, Any] | None:
+    """Do one stage, tell damaged rows and failed checks as the user's, and let go of its model.
+
+    Returns:
+        Its results, `None` if all was done before.
+
+    Raises:
+        UserError, CheckFailed: as `run_pipeline`.
+    """
     try:
         return stage.work(run)
     except tf.errors.OpError as error:

@@ -28,12 +28,13 @@ class WorkDir:
 
     Args:
         path: The directory; made by `open`.
+        rows_of: The work dir whose raw and prepared rows this one uses. Defaults to its own.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, rows_of: WorkDir | None = None) -> None:
         self.path = path
-        self.raw = path / "raw"
-        self.data = path / "data"
+        self.raw = path / "raw" if rows_of is None else rows_of.raw
+        self.data = path / "data" if rows_of is None else rows_of.data
         self.checkpoints = path / "checkpoints"
         self.logs = path / "logs"
         self.report = path / "report"
@@ -97,7 +98,7 @@ class WorkDir:
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Write `metrics.json`; nan, which JSON does not have, becomes null."""
-        write_atomic(self.metrics_file, json.dumps(_plain(metrics), indent=1, allow_nan=False) + "\n")
+        write_atomic(self.metrics_file, json.dumps(plain(metrics), indent=1, allow_nan=False) + "\n")
 
     def _refuse_foreign(self) -> None:
         """Raise where files lie that no run made: a run replaces and `overwrite` deletes names such as `logs`."""
@@ -143,11 +144,12 @@ def _stated(value: Any) -> Any:
     return [_stated(v) for v in value] if isinstance(value, list) else value
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a value as JSON has it: paths as text, NumPy scalars as numbers, nan and infinity as null."""
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, Path):
         return str(value)
     if hasattr(value, "item"):  # a NumPy scalar

@@ -110,11 +110,11 @@ def cumulative_shares(curves: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike, n
     return png_of(figure)
 
 
-def new_figure(columns: int = 1, width: float = 4.8, height: float = 4.2) -> tuple[Figure, list[Axes]]:
-    """Return a figure and its panels side by side, each `width` by `height` inches."""
-    figure = Figure(figsize=(width * columns, height), layout="constrained")
+def new_figure(columns: int = 1, rows: int = 1, width: float = 4.8, height: float = 4.2) -> tuple[Figure, list[Axes]]:
+    """Return a figure and its panels, row by row, each `width` by `height` inches."""
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
+    panels = [figure.add_subplot(rows, columns, i + 1) for i in range(columns * rows)]
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -162,6 +162,7 @@ def train(
     validation: Callable[[], tf.data.Dataset] | None = None,
     progress: Progress = lambda rows: None,
     log: Callable[[str], None] = lambda line: None,
+    watched: Mapping[str, Callable[[], tf.data.Dataset]] | None = None,
 ) -> TrainResult:
     """Train a compiled model, resuming from the newest checkpoint of `directory`.
 
@@ -176,6 +177,8 @@ def train(
         validation: Gives the validation batches; `None` where there are none.
         progress: Called with the number of samples just trained on (on resuming, first with those done before).
         log: Called with a line of text after each validation.
+        watched: Further rows to score whenever validation is due, with or without validation rows. They decide
+            nothing; their metrics are noted in the history under these names. Defaults to none.
 
     Raises:
         DivergedError: the loss is not finite; the checkpoints before stay.
@@ -208,13 +211,16 @@ def train(
         if at_epoch_end:
             state.epoch, state.step_in_epoch = state.epoch + 1, 0
         validate_now = at_epoch_end or (config.eval_every_steps and state.step % config.eval_every_steps == 0)
+        seen = {name: evaluate_binary(*scorer(rows())) for name, rows in (watched or {}).items() if validate_now}
         if validation is not None and validate_now:
             metrics = evaluate_binary(*scorer(validation()))
-            _note(state, config, metrics, loss)
+            _note(state, config, metrics, loss, seen)
             log(
                 f"step {state.step}: training loss {loss:.5f}, validation log loss {metrics.log_loss:.5f}, "
                 f"AUC {metrics.auc:.4f}"
             )
+        elif seen:
+            state.history.append(_entry(state, loss, seen))
         save_checkpoint(model, directory, state)
         prune_checkpoints(directory, config.keep_checkpoints, state.best_step)
     best = [entry for entry in state.history if entry["step"] == state.best_step]
@@ -258,9 +264,16 @@ def _fit_round(
     return float(history.history["loss"][0])
 
 
-def _note(state: TrainState, config: TrainConfig, metrics: BinaryMetrics, loss: float) -> None:
+def _entry(state: TrainState, loss: float, seen: Mapping[str, BinaryMetrics]) -> dict[str, Any]:
+    scored = {name: metrics.as_dict() for name, metrics in seen.items()}
+    return {"step": state.step, "epoch": state.epoch, "training_loss": loss, **scored}
+
+
+def _note(
+    state: TrainState, config: TrainConfig, metrics: BinaryMetrics, loss: float, seen: Mapping[str, BinaryMetrics]
+) -> None:
     value = metrics.auc if config.monitor == "auc" else -metrics.log_loss
-    state.history.append({"step": state.step, "epoch": state.epoch, "training_loss": loss, **metrics.as_dict()})
+    state.history.append({**_entry(state, loss, seen), **metrics.as_dict()})
     if state.best_value is None or value > state.best_value:
         state.best_value, state.best_step, state.evaluations_without_gain = value, state.step, 0
     else:

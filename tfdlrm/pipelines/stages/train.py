@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -13,8 +13,8 @@ from tfdlrm.training.checkpoint import checkpoints, read_train_state
 from tfdlrm.training.trainer import set_determinism, train
 
 
-def work(run: Run) -> dict[str, Any] | None:
-    """Train, unless that was done before."""
+def work(run: Run, watched: Mapping[str, Callable[[], tf.data.Dataset]] | None = None) -> dict[str, Any] | None:
+    """Train, unless that was done before; `watched` rows are scored along the way, see `train`."""
     run.refuse_other_data()
     found = checkpoints(run.work_dir.checkpoints)
     done = run.work_dir.stage("train")
@@ -34,6 +34,7 @@ def work(run: Run) -> dict[str, Any] | None:
             validation=data.validation if run.manifest.splits["validation"].rows else None,
             progress=bar("train", config.epochs * data.rows),
             log=lambda line: run.console.say(f"{'train:':<10} {line}"),
+            watched=watched,
         )
     state = result.state
     return {
@@ -44,6 +45,7 @@ def work(run: Run) -> dict[str, Any] | None:
         "stopped_early": result.stopped_early,
         "best_step": state.best_step,
         "parameters": model.count_params(),
+        "table_parameters": model.table_parameters,
         "training_loss": result.loss,
         "validation": {"best": result.best, "last": result.last},
         "history": state.history,
