@@ -19,10 +19,10 @@ def test_stacks_stay_below_the_element_limit_unless_one_table_is_larger():
     limit = 2**31 - 1
     plan = plan_stacks(criteo_spec(MLPERF_V2, 128, MLPERF_V2_HOTNESS))
     for stack in plan:
-        assert stack.rows * stack.embedding_dim <= limit or len(stack.tables) == 1
+        assert stack.rows * stack.form.width <= limit or len(stack.tables) == 1
 
 
 def test_offsets_are_the_first_rows_of_the_tables():
     spec = criteo_spec([3] * 26, 2)
     for stack in plan_stacks(spec):
-        assert stack.row_offsets.tolist() == [3 * i for i in range(len(stack.columns))]
+        assert stack.offsets("rows").tolist() == [3 * i for i in range(len(stack.columns))]

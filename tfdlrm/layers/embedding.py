@@ -9,12 +9,13 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+from tfdlrm.layers.initial_rows import chunks, draw_projection, draw_rows, write_rows
+from tfdlrm.layers.pooling import pool, runs_of
 from tfdlrm.layers.registry import serializable
-from tfdlrm.layers.stacking import Stack, plan_stacks
+from tfdlrm.layers.stacking import POOLING_WEIGHT, Stack, plan_stacks
+from tfdlrm.layers.stored_rows import Lookups, compose, hashed_rows, read_rows, take_columns
+from tfdlrm.spec.errors import SpecError
 from tfdlrm.spec.features import FeatureSpec, TableConfig
-
-# Rows are initialised and exchanged in pieces of this many elements, so that memory never holds a table twice.
-_CHUNK_ELEMENTS = 1 << 24
 
 
 class StoredTable(NamedTuple):
@@ -22,7 +23,7 @@ class StoredTable(NamedTuple):
 
     Attributes:
         number: Place of the table in the spec.
-        part: Which of the table's parts: `"rows"`.
+        part: Which of the table's parts: `"rows"`, or `"quotient"` and `"remainder"`; `"pooling_weight"`.
         variable: The stack.
         first: First row in it.
         rows: Number of rows.
@@ -42,16 +43,26 @@ Ids: TypeAlias = tf.Tensor | Mapping[str, tf.Tensor | tf.RaggedTensor | tf.Spars
 class EmbeddingCollection(keras.layers.Layer):
     """The embedding tables of a spec (paper, section 2.1.1).
 
-    Tables of one width are stacked into a few variables, so that a step is a few gathers and sparse updates whatever
-    the number of tables. The layer always computes in float32: under mixed precision a table must never be
+    Tables that are stored alike are stacked into a few variables, so that a step is a few gathers and sparse updates
+    whatever the number of tables. The layer always computes in float32: under mixed precision a table must never be
     cast; what the layer returns is cast where it is used.
+
+    A compressed table (`tfdlrm.spec.compression`) goes the way below. The two rows of a quotient-remainder table are
+    composed id by id before the bag is pooled, so that each id has a vector of its own, as in the paper;
+    facebookresearch/dlrm pools both and multiplies the sums, which mixes the ids of a bag. A projection is applied
+    after pooling, which is the same as before and costs less. See `tfdlrm.layers.initial_rows` for how they start.
+
+    ::
+
+        id -> hash -> stored rows, one or two -> composed -> weighted and pooled -> projected
 
     Id -1 pads a bag and adds nothing; an empty bag is zeros under `sum` and `mean`. Any other id outside
     its table is an error that names feature and id.
 
     Args:
         spec: Features and tables, or the mapping that `FeatureSpec.model_dump` gives.
-        l2: Weight of the mean over the batch of the summed squares of looked-up rows, added to the loss. Defaults to 0.
+        l2: Weight of the mean over the batch of the summed squares of looked-up rows, added to the loss. For a table in
+            two parts, of the rows composed of them; not of learned weights. Defaults to 0.
         seed: Seed of the initial rows; `None` draws one from NumPy's global generator. Defaults to `None`.
 
     Inputs: ids, an integer tensor `[B, n_ids]` with columns in spec order, or a mapping from feature name to a
@@ -61,6 +72,7 @@ class EmbeddingCollection(keras.layers.Layer):
 
     Raises:
         ValueError: the spec has no sparse feature, or the ids do not have `n_ids` columns.
+        SpecError: a table's compression does not fit its width.
         tf.errors.InvalidArgumentError: an id is outside its table.
 
     Example:
@@ -84,16 +96,18 @@ class EmbeddingCollection(keras.layers.Layer):
             raise ValueError(f"`l2` must be at least 0. Received: {l2}.")
         self.l2 = float(l2)
         self.seed = seed
+        for table in self.spec.tables:
+            if table.compression is not None:
+                table.compression.refuse_misfit(table.name, table.vocabulary_size, table.embedding_dim)
         self.plan: list[Stack] = plan_stacks(self.spec)
+        self._lookups = Lookups(self.spec, self.plan)
+        self._runs = [runs_of([self.spec.sparse[index] for index in stack.features]) for stack in self.plan]
+        # The stacks of the plan, then the pooling weights of those that have any.
         self.stacks: list[tf.Variable] = []
+        self.projections: dict[str, tf.Variable] = {}
         self._rows_by_column = np.concatenate(
             [[self.spec.table_of(f).vocabulary_size] * f.hotness for f in self.spec.sparse]
         )
-        self._first_row_by_column = np.zeros(self.spec.n_ids, np.int64)
-        self._zero_row_by_column = np.zeros(self.spec.n_ids, np.int64)
-        for stack in self.plan:
-            self._first_row_by_column[stack.columns] = stack.row_offsets
-            self._zero_row_by_column[stack.columns] = stack.rows - 1
         self._feature_by_column = np.concatenate([[f.name] * f.hotness for f in self.spec.sparse])
         # Read order of the stacks is not feature order where stacks interleave; this permutation undoes it.
         read_order = [index for stack in self.plan for index in stack.features]
@@ -105,12 +119,25 @@ class EmbeddingCollection(keras.layers.Layer):
             return
         seed = int(np.random.randint(2**31)) if self.seed is None else self.seed
         for index, stack in enumerate(self.plan):
-            variable = self.add_weight(f"stack_{index}", [stack.rows, stack.embedding_dim], initializer="zeros")
+            shape = [stack.rows, stack.form.width]
+            variable = self.add_weight(f"stack_{index}", shape, stack.form.dtype, initializer="zeros")
             self.stacks.append(variable)
             with tf.init_scope():
                 for table in stack.tables:
-                    number = self.spec.tables.index(table)
-                    _draw_rows(variable, stack.first_rows[table.name], table, seed=(seed, number))
+                    for part in stack.form.parts:
+                        number = self.spec.tables.index(table)
+                        draw_rows(variable, stack.first_rows[table.name, part], table, part, seed=(seed, number))
+        for index, stack in enumerate(self.plan):
+            if stack.weight_rows:
+                variable = self.add_weight(f"pooling_weights_{index}", [stack.weight_rows, 1], initializer="ones")
+                self.stacks.append(variable)
+                with tf.init_scope():
+                    write_rows(variable, stack.weight_rows - 1, np.zeros([1, 1], np.float32))
+        for number, table in enumerate(self.spec.tables):
+            if table.stored[-1].part == "projection":
+                initial = keras.initializers.Constant(draw_projection(table, (seed, number)))
+                kernel = self.add_weight(f"projection_{number}", table.stored[-1][1:3], initializer=initial)
+                self.projections[table.name] = kernel
         super().build(input_shape)
 
     def call(self, inputs: Ids, weights: tf.Tensor | None = None) -> tf.Tensor | list[tf.Tensor]:
@@ -125,14 +152,15 @@ class EmbeddingCollection(keras.layers.Layer):
             )
         ids, padded = self._checked(ids)
         present = ids >= 0
-        rows = ids + self._first_row_by_column.astype(ids.dtype.as_numpy_dtype)
-        zero_rows = self._zero_row_by_column.astype(ids.dtype.as_numpy_dtype)
-        rows = tf.cond(padded, lambda: tf.where(present, rows, zero_rows), lambda: rows)
+        rows = self._lookups(ids, present, padded)
         pooled: list[tf.Tensor] = []
         squares = []
-        for stack, variable in zip(self.plan, self.stacks, strict=True):
-            vectors = tf.gather(variable, _columns(rows, stack.columns))
-            stack_present = _columns(present, stack.columns)
+        pooling_weights = iter(self.stacks[len(self.plan) :])
+        for index, (stack, variable) in enumerate(zip(self.plan, self.stacks, strict=False)):
+            vectors = read_rows(variable, take_columns(rows, self._lookups.of_stack[index]))
+            if stack.form.operation is not None:
+                vectors = compose(stack.form.operation, *tf.split(vectors, 2, axis=1))
+            stack_present = take_columns(present, stack.columns)
             # Padding reads a row of zeros; the mask keeps its gradient zero too, so that the row stays so.
             vectors = tf.cond(
                 padded,
@@ -141,8 +169,12 @@ class EmbeddingCollection(keras.layers.Layer):
             )
             if self.l2:
                 squares.append(tf.reduce_sum(tf.square(vectors)))
-            stack_weights = None if weights is None else _columns(weights, stack.columns)
-            pooled.extend(self._pool(stack, vectors, stack_present, stack_weights))
+            stack_weights = None if weights is None else take_columns(weights, stack.columns)
+            learned = None
+            if stack.weight_rows:
+                learned = read_rows(next(pooling_weights), take_columns(rows, self._lookups.of_weights[index]))[:, :, 0]
+            bags = pool(self._runs[index], vectors, stack_present, stack_weights, learned)
+            pooled.extend(self._projected(stack, bags) if stack.form.projected else bags)
         if self.l2:
             self.add_loss(self.l2 * tf.add_n(squares) / tf.cast(tf.shape(ids)[0], tf.float32))
         return self._in_feature_order(pooled)
@@ -162,57 +194,136 @@ class EmbeddingCollection(keras.layers.Layer):
         return {**config, "spec": self.spec.model_dump(mode="json"), "l2": self.l2, "seed": self.seed}
 
     def get_table(self, name: str) -> np.ndarray:
-        """Return table `name` as float32 `[vocabulary_size, embedding_dim]`.
+        """Return table `name` as float32 `[vocabulary_size, embedding_dim]`: the vector of each id, without its weight.
 
         Raises:
             SpecError: there is no such table.
         """
-        variable, start, table = self._locate(name)
+        table = self.spec.table(name)
+        self.build(None)
         rows = np.empty([table.vocabulary_size, table.embedding_dim], np.float32)
-        for lo, hi in _chunks(table):
-            # A slice `variable[a:b]` would copy the whole stack first.
-            rows[lo:hi] = tf.gather(variable, tf.range(start + lo, start + hi))
+        for lo, hi in chunks(*rows.shape):
+            rows[lo:hi] = self._vectors(table, tf.range(lo, hi, dtype=tf.int64))
         return rows
 
     def set_table(self, name: str, rows: np.ndarray) -> None:
-        """Overwrite table `name`.
+        """Overwrite table `name`, which must be stored as one row an id; in half precision it is rounded.
 
         Args:
             name: Table of the spec.
             rows: `[vocabulary_size, embedding_dim]`, cast to float32; may be a memory map.
 
         Raises:
-            SpecError: there is no such table.
+            SpecError: there is no such table, or several ids share its stored rows.
             ValueError: the shape is another.
         """
-        variable, start, table = self._locate(name)
-        if tuple(rows.shape) != (table.vocabulary_size, table.embedding_dim):
-            raise ValueError(
-                f"`rows` of table `{name}` must have shape {(table.vocabulary_size, table.embedding_dim)}. "
-                f"Received: {tuple(rows.shape)}."
+        table = self.spec.table(name)
+        if [part[:3] for part in table.stored] != [("rows", table.vocabulary_size, table.embedding_dim)]:
+            held = ", ".join(f"{part.part} [{part.rows}, {part.dim}]" for part in table.stored)
+            raise SpecError(
+                f"`name` must be a table that stores one row of `embedding_dim` an id; `set_part` sets the parts of "
+                f"another. Received: `{name}`, stored as {held}."
             )
-        for lo, hi in _chunks(table):
-            _write_rows(variable, start + lo, np.asarray(rows[lo:hi], np.float32))
+        self.set_part(name, "rows", rows)
 
-    def locate(self, name: str) -> tuple[int, int]:
-        """Return the index of the stack that holds table `name`, and the table's first row in it."""
-        for index, stack in enumerate(self.plan):
-            if name in stack.first_rows:
-                return index, stack.first_rows[name]
-        self.spec.table(name)
-        raise AssertionError("every table of a spec lies in a stack")
+    def get_part(self, name: str, part: str) -> np.ndarray:
+        """Return one of the arrays that hold table `name`, see `FeatureSpec.stored`, as float32 `[rows, dim]`.
+
+        Raises:
+            SpecError: there is no such table or part.
+        """
+        stored = self._part(name, part)
+        if part == "projection":
+            kernel: np.ndarray = self.projections[name].numpy()
+            return kernel
+        rows = np.empty([stored.rows, stored.variable.shape[1]], np.float32)
+        for lo, hi in chunks(*rows.shape):
+            rows[lo:hi] = read_rows(stored.variable, tf.range(stored.first + lo, stored.first + hi, dtype=tf.int64))
+        return rows
+
+    def set_part(self, name: str, part: str, rows: np.ndarray) -> None:
+        """Overwrite one of the arrays that hold table `name`.
+
+        Args:
+            name: Table of the spec.
+            part: One of its parts, see `FeatureSpec.stored`.
+            rows: `[rows, dim]`, cast to float32 and rounded to the nearest value of the part's type; may be a memory
+                map.
+
+        Raises:
+            SpecError: there is no such table or part.
+            ValueError: the shape is another.
+        """
+        stored = self._part(name, part)
+        shape = (stored.rows, stored.variable.shape[1])
+        if tuple(rows.shape) != shape:
+            whole = f"`{name}`" if part == "rows" else f"`{name}`, part `{part}`,"
+            raise ValueError(f"`rows` of table {whole} must have shape {shape}. Received: {tuple(rows.shape)}.")
+        for lo, hi in chunks(*shape):
+            write_rows(stored.variable, stored.first + lo, np.asarray(rows[lo:hi], np.float32))
 
     def stored_tables(self) -> Iterator[StoredTable]:
-        """Yield where each table lies, in the order of the spec."""
-        self.build(None)
-        for number, table in enumerate(self.spec.tables):
-            stack, first = self.locate(table.name)
-            yield StoredTable(number, "rows", self.stacks[stack], first, table.vocabulary_size)
+        """Yield where each row-wise part of each table lies, in the order of the spec: all parts but projections."""
+        for table in self.spec.tables:
+            for part in self.spec.stored(table.name):
+                if part.part != "projection":
+                    yield self._part(table.name, part.part)
 
-    def _locate(self, name: str) -> tuple[tf.Variable, int, TableConfig]:
-        index, start = self.locate(name)
+    def save_own_variables(self, store: Any) -> None:
+        """Write the weights; bfloat16, which HDF5 does not know, as its bits."""
+        for index, variable in enumerate(self.weights):
+            value = variable.numpy()
+            store[str(index)] = value.view(np.uint16) if variable.dtype == tf.bfloat16 else value
+
+    def load_own_variables(self, store: Any) -> None:
+        """Read back what `save_own_variables` wrote."""
+        for index, variable in enumerate(self.weights):
+            value = np.asarray(store[str(index)])
+            variable.assign(value.view(variable.dtype.as_numpy_dtype) if variable.dtype == tf.bfloat16 else value)
+
+    def _part(self, name: str, part: str) -> StoredTable:
+        """Return where a part lies; a projection as rows of the variable that it is."""
+        number = self.spec.tables.index(self.spec.table(name))
+        parts = {stored.part: stored for stored in self.spec.stored(name)}
+        if part not in parts:
+            raise SpecError(f"`part` of table `{name}` must be one of {list(parts)}. Received: `{part}`.")
         self.build(None)
-        return self.stacks[index], start, self.spec.table(name)
+        if part == "projection":
+            return StoredTable(number, part, self.projections[name], 0, parts[part].rows)
+        holders = self.plan if part != POOLING_WEIGHT else [stack for stack in self.plan if stack.weight_rows]
+        first = 0 if part != POOLING_WEIGHT else len(self.plan)
+        variable, stack = next(
+            (variable, stack)
+            for variable, stack in zip(self.stacks[first:], holders, strict=False)
+            if (name, part) in stack.first_rows
+        )
+        return StoredTable(number, part, variable, stack.first_rows[name, part], parts[part].rows)
+
+    def _vectors(self, table: TableConfig, ids: tf.Tensor) -> tf.Tensor:
+        """Return the vectors of some ids of one table, `[ids, embedding_dim]`, as a batch would compose them."""
+
+        def read(part: str, rows: tf.Tensor) -> tf.Tensor:
+            stored = self._part(table.name, part)
+            # A slice `variable[a:b]` would copy the whole stack first.
+            return read_rows(stored.variable, rows + stored.first)
+
+        settings = table.compression
+        if settings is None:
+            return read("rows", ids)
+        if settings.hash_rows is not None:
+            ids = hashed_rows(ids, settings.exact_rows, settings.hash_rows)
+        if (split := settings.quotient_remainder) is None:
+            vectors = read("rows", ids)
+        else:
+            parts = read("quotient", ids // split.collisions), read("remainder", ids % split.collisions)
+            vectors = compose(split.operation, *parts)
+        return vectors if settings.dim is None else tf.matmul(vectors, self.projections[table.name])
+
+    def _projected(self, stack: Stack, bags: list[tf.Tensor]) -> list[tf.Tensor]:
+        """Bring the pooled vectors `[B, run, width]` of a stack to `embedding_dim`, all at once."""
+        joined = bags[0] if len(bags) == 1 else tf.concat(bags, axis=1)
+        kernels = tf.stack([self.projections[self.spec.sparse[index].table] for index in stack.features])
+        return [tf.einsum("bfw,fwd->bfd", joined, kernels)]
 
     def _checked(self, ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Return the ids and whether any is padding.
@@ -233,36 +344,8 @@ class EmbeddingCollection(keras.layers.Layer):
         valid = tf.logical_and(lowest >= -1, tf.reduce_all(ids < rows))
         return tf.cond(valid, lambda: ids, refuse), lowest < 0
 
-    def _pool(self, stack: Stack, vectors: tf.Tensor, present: tf.Tensor, weights: tf.Tensor | None) -> list[tf.Tensor]:
-        """Turn `[B, columns, d]` into one `[B, run, d]` for each run of features pooled alike."""
-        runs: list[tuple[int, str, bool, int]] = []  # hotness, combiner, weighted, number of features
-        for index in stack.features:
-            feature = self.spec.sparse[index]
-            key = (feature.hotness, feature.combiner, feature.weighted)
-            if runs and runs[-1][:3] == key:
-                runs[-1] = (*key, runs[-1][3] + 1)
-            else:
-                runs.append((*key, 1))
-        pooled, start = [], 0
-        for hotness, combiner, weighted, count in runs:
-            stop = start + hotness * count
-            # The gradient of a slice fills a tensor with zeros first: none is taken where the run is the whole stack.
-            bag = vectors if len(runs) == 1 else vectors[:, start:stop]
-            share = tf.cast(present[:, start:stop], vectors.dtype)
-            if weighted and weights is not None:
-                share *= weights[:, start:stop]
-                bag *= share[:, :, tf.newaxis]
-            if hotness > 1:
-                bag = tf.reduce_sum(tf.reshape(bag, [-1, count, hotness, stack.embedding_dim]), axis=2)
-            if combiner == "mean" and (hotness > 1 or weighted):
-                total = tf.reduce_sum(tf.reshape(share, [-1, count, hotness]), axis=2)
-                bag = tf.math.divide_no_nan(bag, total[:, :, tf.newaxis])
-            pooled.append(bag)
-            start = stop
-        return pooled
-
     def _in_feature_order(self, pooled: list[tf.Tensor]) -> tf.Tensor | list[tf.Tensor]:
-        if len({stack.embedding_dim for stack in self.plan}) == 1:
+        if len({stack.form.embedding_dim for stack in self.plan}) == 1:
             joined = pooled[0] if len(pooled) == 1 else tf.concat(pooled, axis=1)
             return joined if self._feature_order is None else tf.gather(joined, self._feature_order, axis=1)
         vectors = [vector for run in pooled for vector in tf.unstack(run, axis=1)]
@@ -294,40 +377,3 @@ class EmbeddingCollection(keras.layers.Layer):
                 )
             columns.append(bag)
         return tf.concat(columns, axis=1)
-
-
-def _columns(matrix: tf.Tensor, columns: np.ndarray) -> tf.Tensor:
-    """Take columns of a matrix: by a slice where they are consecutive, which costs least."""
-    first, last = int(columns[0]), int(columns[-1])
-    if last - first + 1 == columns.size:
-        return matrix[:, first : last + 1]
-    return tf.gather(matrix, columns, axis=1)
-
-
-def _chunks(table: TableConfig) -> list[tuple[int, int]]:
-    size = max(1, _CHUNK_ELEMENTS // table.embedding_dim)
-    return [(lo, min(lo + size, table.vocabulary_size)) for lo in range(0, table.vocabulary_size, size)]
-
-
-def _write_rows(variable: tf.Variable, start: int, rows: np.ndarray) -> None:
-    """Overwrite rows in place. `variable[a:b].assign` reads the variable first, so that the write copies all of it."""
-    indices = tf.range(start, start + rows.shape[0], dtype=tf.int64)
-    variable.scatter_update(tf.IndexedSlices(tf.constant(rows), indices))
-
-
-def _draw_rows(variable: tf.Variable, start: int, table: TableConfig, seed: tuple[int, int]) -> None:
-    """Draw the initial rows of one table; they depend on the seed and the table, not on how tables are stacked."""
-    if table.initializer == "zeros":
-        return
-    generator = np.random.default_rng(seed)
-    for lo, hi in _chunks(table):
-        shape = (hi - lo, table.embedding_dim)
-        if table.initializer == "normal":
-            rows = generator.standard_normal(shape, np.float32)
-            rows *= 0.05
-        else:
-            bound = table.vocabulary_size**-0.5 if table.initializer == "uniform_rows" else 0.05
-            rows = generator.random(shape, np.float32)
-            rows -= 0.5
-            rows *= 2 * bound
-        _write_rows(variable, start + lo, rows)

@@ -3,73 +3,120 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
+from tfdlrm.spec.compression import Operation, TableDtype
 from tfdlrm.spec.features import FeatureSpec, TableConfig
 
 MAX_ELEMENTS = 2**31 - 1
+POOLING_WEIGHT = "pooling_weight"
+
+
+class Form(NamedTuple):
+    """What the tables of one stack have in common: the way from a stored row to the vector that the network sees.
+
+    Attributes:
+        width: Columns of a stored row.
+        dtype: Type of the stored values.
+        operation: How a quotient row and a remainder row become one vector; `None` where one row is the vector.
+        embedding_dim: Width of the vector that the network sees.
+    """
+
+    width: int
+    dtype: TableDtype
+    operation: Operation | None
+    embedding_dim: int
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Parts of a table that an id reads, in the order in which a batch reads them."""
+        return ("rows",) if self.operation is None else ("quotient", "remainder")
+
+    @property
+    def projected(self) -> bool:
+        """Whether a matrix brings the vector to `embedding_dim`."""
+        return self.width * (2 if self.operation == "concat" else 1) != self.embedding_dim
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Tables of one width laid one below the other, with one row of zeros at the end for padding ids.
+    """Tables of one form laid one below the other, with one row of zeros at the end for padding ids.
 
     Attributes:
+        form: What they have in common.
         tables: The tables, top to bottom.
-        first_rows: First row of each table, by name.
+        first_rows: First row of each part of each table, by name and part. The rows of `"pooling_weight"` lie in a
+            variable of their own.
         rows: Rows of the variable, the padding row included.
+        weight_rows: Rows of the variable of learned pooling weights, its padding row included; 0 where there is none.
         columns: Columns of the id matrix that read this stack, in ascending order.
+        column_tables: For each of `columns`, the name of its table.
+        weight_columns: Those of `columns` whose feature has learned weights.
         features: Indices of the features that read it, in spec order.
-        row_offsets: For each of `columns`, the first row of its table.
     """
 
+    form: Form
     tables: tuple[TableConfig, ...]
-    first_rows: dict[str, int]
+    first_rows: dict[tuple[str, str], int]
     rows: int
+    weight_rows: int
     columns: np.ndarray
+    column_tables: tuple[str, ...]
+    weight_columns: np.ndarray
     features: tuple[int, ...]
-    row_offsets: np.ndarray
 
-    @property
-    def embedding_dim(self) -> int:
-        """Row width of every table in the stack."""
-        return self.tables[0].embedding_dim
+    def offsets(self, part: str) -> np.ndarray:
+        """Return the first row of a part for each of `columns`, or of `weight_columns` for the pooling weights."""
+        tables = dict(zip(self.columns.tolist(), self.column_tables, strict=True))
+        columns = self.weight_columns if part == POOLING_WEIGHT else self.columns
+        return np.array([self.first_rows[tables[column], part] for column in columns.tolist()], np.int64)
 
 
-def plan_stacks(spec: FeatureSpec, stacks_per_dim: int = 4, max_elements: int = MAX_ELEMENTS) -> list[Stack]:
+def plan_stacks(spec: FeatureSpec, stacks_per_form: int = 4, max_elements: int = MAX_ELEMENTS) -> list[Stack]:
     """Cut the tables into stacks.
 
-    Tables of one width are cut, in the order features first read them, into at most `stacks_per_dim` runs with about
+    Tables of one form are cut, in the order features first read them, into at most `stacks_per_form` runs with about
     equally many lookups: several medium gathers and scatters keep more cores busy than one. More stacks are made only
     where one would pass `max_elements`; a table larger than that has a stack of its own.
 
     Args:
         spec: The features.
-        stacks_per_dim: Most stacks for the tables of one width, size permitting. Defaults to 4.
+        stacks_per_form: Most stacks for the tables of one form, size permitting. Tables that are not compressed have
+            one form if they have one width. Defaults to 4.
         max_elements: Most elements of one stack. Defaults to 2^31 - 1.
     """
-    groups: list[list[TableConfig]] = []
-    by_dim: dict[int, list[TableConfig]] = {}
+    by_form: dict[Form, list[TableConfig]] = {}
     for feature in spec.sparse:
         table = spec.table_of(feature)
-        tables = by_dim.setdefault(table.embedding_dim, [])
+        tables = by_form.setdefault(form_of(table), [])
         if table not in tables:
             tables.append(table)
-    for tables in by_dim.values():
-        groups.extend(_cut(spec, tables, stacks_per_dim, max_elements))
-    return [_stack(spec, group) for group in groups]
+    return [
+        _stack(spec, form, group)
+        for form, tables in by_form.items()
+        for group in _cut(spec, tables, stacks_per_form, max_elements)
+    ]
+
+
+def form_of(table: TableConfig) -> Form:
+    """Return the form in which a table is stored."""
+    split = None if table.compression is None else table.compression.quotient_remainder
+    first = table.stored[0]
+    return Form(first.dim, first.dtype, None if split is None else split.operation, table.embedding_dim)
 
 
 def _cut(
-    spec: FeatureSpec, tables: list[TableConfig], stacks_per_dim: int, max_elements: int
+    spec: FeatureSpec, tables: list[TableConfig], stacks_per_form: int, max_elements: int
 ) -> list[list[TableConfig]]:
     lookups = {t.name: sum(f.hotness for f in spec.sparse if f.table == t.name) for t in tables}
-    share = sum(lookups.values()) / min(stacks_per_dim, len(tables))
+    share = sum(lookups.values()) / min(stacks_per_form, len(tables))
     groups: list[list[TableConfig]] = [[]]
     done = elements = 0
     for table in tables:
-        size = (table.vocabulary_size + 1) * table.embedding_dim
+        rows = sum(part.rows for part in table.stored if part.part in form_of(table).parts)
+        size = (rows + 1) * table.stored[0].dim
         full = done >= share * len(groups) - 0.5 * lookups[table.name]
         if groups[-1] and (full or elements + size > max_elements):
             groups.append([])
@@ -80,18 +127,37 @@ def _cut(
     return groups
 
 
-def _stack(spec: FeatureSpec, tables: list[TableConfig]) -> Stack:
-    first_rows, rows = {}, 0
+def _stack(spec: FeatureSpec, form: Form, tables: list[TableConfig]) -> Stack:
+    first_rows: dict[tuple[str, str], int] = {}
+    rows = weight_rows = 0
     for table in tables:
-        first_rows[table.name] = rows
-        rows += table.vocabulary_size
+        for part in spec.stored(table.name):
+            if part.part == POOLING_WEIGHT:
+                first_rows[table.name, part.part] = weight_rows
+                weight_rows += part.rows
+            elif part.part in form.parts:
+                first_rows[table.name, part.part] = rows
+                rows += part.rows
+    names = {table.name for table in tables}
     columns: list[int] = []
-    offsets: list[int] = []
+    column_tables: list[str] = []
+    weight_columns: list[int] = []
     features: list[int] = []
     for index, feature in enumerate(spec.sparse):
-        if feature.table in first_rows:
+        if feature.table in names:
             start, stop = spec.id_columns[feature.name]
             columns.extend(range(start, stop))
-            offsets.extend([first_rows[feature.table]] * feature.hotness)
+            column_tables.extend([feature.table] * feature.hotness)
+            weight_columns.extend(range(start, stop) if feature.learned_weights else ())
             features.append(index)
-    return Stack(tuple(tables), first_rows, rows + 1, np.array(columns), tuple(features), np.array(offsets))
+    return Stack(
+        form=form,
+        tables=tuple(tables),
+        first_rows=first_rows,
+        rows=rows + 1,
+        weight_rows=weight_rows + 1 if weight_rows else 0,
+        columns=np.array(columns),
+        column_tables=tuple(column_tables),
+        weight_columns=np.array(weight_columns, int),
+        features=tuple(features),
+    )

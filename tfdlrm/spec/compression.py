@@ -10,6 +10,7 @@ from tfdlrm.spec.errors import SpecError
 from tfdlrm.spec.frozen import Frozen
 
 TableDtype = Literal["float32", "bfloat16", "float16"]
+Operation = Literal["mult", "add", "concat"]
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -26,7 +27,7 @@ class QuotientRemainder(Frozen):
     """
 
     collisions: int = Field(default=4, ge=2)
-    operation: Literal["mult", "add", "concat"] = "mult"
+    operation: Operation = "mult"
 
 
 class Compression(Frozen):
@@ -83,7 +84,7 @@ class StoredPart(NamedTuple):
     """One array that holds (part of) a table.
 
     Attributes:
-        part: `"rows"`, or `"quotient"` and `"remainder"`, or `"projection"`.
+        part: `"rows"`, or `"quotient"` and `"remainder"`; `"projection"`; `"pooling_weight"`.
         rows: First dimension.
         dim: Second dimension.
         dtype: Type of its values.

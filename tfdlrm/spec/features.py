@@ -69,6 +69,8 @@ class SparseFeature(Frozen):
         hotness: Fixed bag length; shorter bags are padded with -1. Defaults to 1 (one-hot).
         combiner: How a bag becomes one vector, `"sum"` or `"mean"`. Defaults to `"sum"`.
         weighted: Whether the batch carries one float weight per id. Defaults to `False`.
+        learned_weights: Whether each id has a learned weight that its vector is multiplied by before the bag is pooled.
+            Defaults to `False`.
     """
 
     name: str = Field(min_length=1)
@@ -76,6 +78,7 @@ class SparseFeature(Frozen):
     hotness: int = Field(default=1, ge=1)
     combiner: Combiner = "sum"
     weighted: bool = False
+    learned_weights: bool = False
 
 
 class DenseFeature(Frozen):
@@ -265,6 +268,21 @@ class FeatureSpec(Frozen):
     def table_of(self, feature: SparseFeature) -> TableConfig:
         """Return the table that `feature` reads."""
         return self.table(feature.table)
+
+    def stored(self, table: str) -> tuple[StoredPart, ...]:
+        """Return the arrays that hold a table: its own, and the learned weights of features that read it.
+
+        The weights are one column named `"pooling_weight"`, a row for each row that ids have after hashing, shared by
+        all features with `learned_weights` that read the table.
+
+        Raises:
+            SpecError: there is no such table.
+        """
+        config = self.table(table)
+        if not any(f.learned_weights for f in self.sparse if f.table == table):
+            return config.stored
+        hash_rows = None if config.compression is None else config.compression.hash_rows
+        return (*config.stored, StoredPart("pooling_weight", hash_rows or config.vocabulary_size, 1, "float32"))
 
     def refuse_unless_equal(self, other: FeatureSpec, this: str, that: str) -> None:
         """Raise if two specs disagree, naming the first thing that differs.
