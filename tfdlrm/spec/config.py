@@ -9,12 +9,16 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from tfdlrm.spec.byte_sizes import parse_bytes
 from tfdlrm.spec.coding import Expand, TableCoding, TableKind, Unseen, ValueKind
+from tfdlrm.spec.compression import Compression
 from tfdlrm.spec.errors import ConfigError, SpecError, explain, why_unreadable
 from tfdlrm.spec.features import Combiner, DenseTransform
 from tfdlrm.spec.frozen import Frozen
-from tfdlrm.spec.published import DATASETS, merged, published
+from tfdlrm.spec.mixed_dimensions import MixedDimensions
+from tfdlrm.spec.overrides import apply_override, resolve_recipe
 from tfdlrm.spec.raw import CRITEO_FORMAT, RawFormat, Split
+from tfdlrm.spec.table_settings import CompressionRule
 
 EmbeddingOptimizer = Literal["sgd", "rowwise_adagrad", "adagrad", "adam", "ftrl"]
 DenseOptimizer = Literal["sgd", "adagrad", "adam", "rmsprop", "ftrl"]
@@ -132,6 +136,11 @@ class ModelConfig(Frozen):
         pair: The two sparse features that matrix factorization multiplies, such as user and item.
         crosses: Combinations of sparse features that Wide & Deep gives weights of their own, hashed.
         cross_rows: Rows of the table that holds the weights of one such combination.
+        embedding_budget: Bytes that all tables must fit into, such as `"512MB"`: `tfdlrm.fit_budget` chooses how.
+        compression: How tables above a size are stored.
+        mixed_dimensions: Gives large tables narrower rows.
+        tables: How single tables are stored, by name, whatever the other settings say.
+        learned_weights: Sparse features whose ids have learned weights in their bags.
         options: Arguments of a model that this package does not know, passed on as they are.
     """
 
@@ -150,7 +159,31 @@ class ModelConfig(Frozen):
     pair: tuple[str, str] | None = None
     crosses: tuple[tuple[str, ...], ...] = ()
     cross_rows: int = Field(default=100_000, ge=1)
+    embedding_budget: str | int | None = None
+    compression: CompressionRule | None = None
+    mixed_dimensions: MixedDimensions | None = None
+    tables: dict[str, Compression] = {}
+    learned_weights: tuple[str, ...] = ()
     options: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _one_plan(self) -> ModelConfig:
+        if self.embedding_budget is not None:
+            parse_bytes(self.embedding_budget, "embedding_budget")
+            if self.compression or self.mixed_dimensions:
+                other = "compression" if self.compression else "mixed_dimensions"
+                raise SpecError(
+                    f"`embedding_budget` must not come with `{other}`: it chooses for every table that `tables` does "
+                    "not name. Received: both."
+                )
+        if self.mixed_dimensions and self.compression and self.compression.dim is not None:
+            raise SpecError("`compression.dim` must not come with `mixed_dimensions`: both are widths. Received: both.")
+        if self.mixed_dimensions and self.name == "dlrm" and self.interaction == "cat":
+            raise SpecError(
+                '`mixed_dimensions` must go with `interaction` "dot", which needs narrow rows projected to one width; '
+                '"cat" would concatenate what the projections repeat. Received: "cat".'
+            )
+        return self
 
 
 class OptimizerConfig(Frozen):
@@ -338,42 +371,14 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"{path}: not TOML: {error}.") from None
     for override in overrides:
-        _apply(values, override)
+        apply_override(values, override)
     try:
-        _resolve_recipe(values)
+        resolve_recipe(values)
         return RunConfig.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"{where}: {_explain_at(error)}") from None
     except SpecError as error:
         raise ConfigError(f"{where}: {error}") from None
-
-
-def _resolve_recipe(values: dict[str, Any]) -> None:
-    """Put the settings of the recipe that `[data]` names under those it states."""
-    data = values.get("data")
-    if not isinstance(data, dict) or not {"recipe", "dataset"} & data.keys():
-        return
-    name, dataset = data.get("recipe"), data.get("dataset", DATASETS[0])
-    if name is None:
-        raise ConfigError("`data.dataset` must go with `data.recipe`. Received: no recipe.")
-    stated = {key: value for key, value in data.items() if key not in ("recipe", "dataset")}
-    values["data"] = merged(published(name).settings(dataset), stated)
-
-
-def _apply(values: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    parts = key.strip().split(".")
-    if not separator or not all(parts):
-        raise ConfigError(f"`--set` must be section.key=value. Received: {override!r}.")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    for part in parts[:-1]:
-        values = values.setdefault(part, {})
-        if not isinstance(values, dict):
-            raise ConfigError(f"`--set` must name a key inside a section. Received: {override!r}.")
-    values[parts[-1]] = value
 
 
 def _explain_at(error: ValidationError) -> str:

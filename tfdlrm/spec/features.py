@@ -201,8 +201,12 @@ class FeatureSpec(Frozen):
         return sum(t.vocabulary_size for t in self.tables)
 
     def with_embedding_dim(self, embedding_dim: int) -> FeatureSpec:
-        """Return the same features over tables of another width; prepared rows do not depend on it."""
-        tables = tuple(t.model_copy(update={"embedding_dim": embedding_dim}) for t in self.tables)
+        """Return the same features over tables of another width; prepared rows do not depend on it.
+
+        Raises:
+            SpecError: a table is compressed in a way that does not fit the width.
+        """
+        tables = tuple(TableConfig(**{**dict(t), "embedding_dim": embedding_dim}) for t in self.tables)
         return self.model_copy(update={"tables": tables})
 
     def linear_spec(self) -> FeatureSpec:
@@ -252,6 +256,15 @@ class FeatureSpec(Frozen):
             )
         tables = [TableConfig(name=f.name, vocabulary_size=rows, embedding_dim=1, initializer="zeros") for f in sparse]
         return FeatureSpec(sparse=tuple(sparse), tables=tuple(tables))
+
+    def plain(self) -> FeatureSpec:
+        """Return what prepared rows depend on: tables of width 1, none compressed, no learned weights."""
+        return self.model_copy(
+            update={
+                "sparse": tuple(f.model_copy(update={"learned_weights": False}) for f in self.sparse),
+                "tables": tuple(t.model_copy(update={"embedding_dim": 1, "compression": None}) for t in self.tables),
+            }
+        )
 
     def table(self, name: str) -> TableConfig:
         """Return the table called `name`.
