@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from tfdlrm.models.matrix_factorization import MatrixFactorization
     from tfdlrm.models.wide_deep import WideDeep
     from tfdlrm.models.xdeepfm import XDeepFM
+    from tfdlrm.spec.budget import fit_budget
     from tfdlrm.spec.config import RunConfig, load_config
     from tfdlrm.spec.features import DenseFeature, FeatureSpec, SparseFeature, TableConfig
     from tfdlrm.training.optimizers import DLRMOptimizer
@@ -85,6 +86,7 @@ __all__ = [
     "WideDeep",
     "XDeepFM",
     "evaluate_binary",
+    "fit_budget",
     "load_config",
     "packed_dataset",
 ]
@@ -122,6 +124,7 @@ _HOMES = {
     "WideDeep": "tfdlrm.models.wide_deep",
     "XDeepFM": "tfdlrm.models.xdeepfm",
     "evaluate_binary": "tfdlrm.metrics.binary",
+    "fit_budget": "tfdlrm.spec.budget",
     "load_config": "tfdlrm.spec.config",
     "packed_dataset": "tfdlrm.data.dataset",
 }

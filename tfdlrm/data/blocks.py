@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -127,3 +128,15 @@ def _payloads(content: bytes, length: int) -> list[bytes] | None:
 def _fingerprint(payload: bytes) -> str:
     digest: bytes = tf.fingerprint(tf.constant([payload])).numpy().tobytes()
     return digest.hex()
+
+
+def spread_blocks(places: Iterable[BlockPlace], share: float) -> list[BlockPlace]:
+    """Return an even share of the blocks of each shard, at least one."""
+    shards: dict[str, list[BlockPlace]] = {}
+    for place in places:
+        shards.setdefault(place.file, []).append(place)
+    chosen = []
+    for own in shards.values():
+        count = max(1, math.ceil(len(own) * share))
+        chosen += [own[i * len(own) // count] for i in range(count)]
+    return chosen

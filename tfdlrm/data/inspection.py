@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tfdlrm.data.blocks import Arrays, BlockPlace, BlockReader, block_places
+from tfdlrm.data.blocks import Arrays, BlockPlace, BlockReader, block_places, spread_blocks
 from tfdlrm.data.distances import Distance, distance, number_distance
 from tfdlrm.data.encoder import PADDING
 from tfdlrm.data.encoder_files import ENCODER_FILE, vocabulary_paths
@@ -77,7 +76,7 @@ def inspect(
     reader = BlockReader(directory, manifest)
     survey = _Survey(manifest, names, counted_rows)
     for name in names:
-        for place in _sampled(places[name], share):
+        for place in spread_blocks(places[name], share):
             survey.add(name, place, reader.read(place))
             progress(place.info.rows)
         survey.end_split(name)
@@ -89,18 +88,6 @@ def inspect(
         "read_rows": survey.rows,
         **survey.figures(vocabularies, top),
     }
-
-
-def _sampled(places: Sequence[BlockPlace], share: float) -> list[BlockPlace]:
-    """Return an even share of the blocks of each shard, at least one."""
-    shards: dict[str, list[BlockPlace]] = {}
-    for place in places:
-        shards.setdefault(place.file, []).append(place)
-    chosen = []
-    for own in shards.values():
-        count = max(1, math.ceil(len(own) * share))
-        chosen += [own[i * len(own) // count] for i in range(count)]
-    return chosen
 
 
 class _PartCounts:

@@ -12,6 +12,7 @@ from tfdlrm.models.lookup import MODELS, find_model, register
 from tfdlrm.spec.config import ModelConfig
 from tfdlrm.spec.errors import ConfigError, did_you_mean
 from tfdlrm.spec.features import FeatureSpec
+from tfdlrm.spec.model_spec import model_spec
 
 __all__ = ["MODELS", "build", "register"]
 
@@ -27,7 +28,7 @@ def build(
 
     Args:
         name: One of `MODELS`, the name of an entry point in the group `tfdlrm.models`, or `"module:Class"`.
-        spec: Features and tables; its tables take `config.embedding_dim`.
+        spec: Features and tables; `tfdlrm.spec.model_spec` gives them the width and the table settings of `config`.
         config: The `[model]` section, or some of its keys; its own `name` counts for nothing. Defaults to the defaults.
         precision: Dtype policy of the dense part. Defaults to `"float32"`.
         seed: Seed of the initial weights. Defaults to `None`.
@@ -44,9 +45,10 @@ def build(
     model_class = find_model(name)
     if not isinstance(config, ModelConfig):
         config = ModelConfig(**(config or {}))
+    spec = model_spec(spec, config, linear=has_linear_terms(name))
     try:
         model = model_class(
-            spec.with_embedding_dim(config.embedding_dim),
+            spec,
             seed=seed,
             dtype=keras.mixed_precision.Policy(precision),
             **_arguments(name, model_class, config),
@@ -55,6 +57,11 @@ def build(
         raise ConfigError(f"in `model`: {error}") from None
     model.build()
     return model
+
+
+def has_linear_terms(name: str) -> bool:
+    """Tell whether a model has a weight of its own for each id, beside vectors; its class says so."""
+    return bool(getattr(find_model(name), "linear_terms", False))
 
 
 def _arguments(name: str, model_class: Callable[..., Any], config: ModelConfig) -> dict[str, Any]:

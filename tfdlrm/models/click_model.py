@@ -36,6 +36,9 @@ class ClickModel(keras.Model):
         Click probability, float32 `[B, 1]`. Losses named `"binary_crossentropy"` are computed from the logits.
     """
 
+    linear_terms = False
+    """Whether the model has one weight an id beside its vectors; a memory budget counts them."""
+
     def __init__(self, spec: FeatureSpec | Mapping[str, Any], seed: int | None = None, **kwargs: Any) -> None:
         # Inputs are cast where they are used: an autocast here would round ids' weights and dense values too early.
         super().__init__(autocast=False, **kwargs)

@@ -25,6 +25,7 @@ from tfdlrm.pipelines.work_dir import WorkDir
 from tfdlrm.spec.config import RunConfig
 from tfdlrm.spec.derive import encoding_of, refuse_unstated_rows, spec_of
 from tfdlrm.spec.errors import ConfigError, DataError, UserError
+from tfdlrm.spec.model_spec import refuse_unknown_names, without_compression
 from tfdlrm.training.trainer import compile_model
 
 _PORT = 8501  # TensorFlow Serving's own
@@ -101,8 +102,11 @@ def refuse_misfit(config: RunConfig) -> None:
     """Raise where `[model]` and `[train]` do not fit the features: now, not when the rows have been prepared."""
     tables = dict.fromkeys(encoding_of(config.data).tables, 1)
     spec = spec_of(config.data, tables, config.model.embedding_dim)
+    refuse_unknown_names(spec, config.model)
+    # One row a table is enough to see widths fit, and too little to compress.
+    model = without_compression(config.model)
     try:
-        compile_model(build(config.model.name, spec, config.model, config.train.precision), config.train)
+        compile_model(build(model.name, spec, model, config.train.precision), config.train)
     except UserError:
         raise
     except ValueError as error:

@@ -11,6 +11,7 @@ from rich.console import Console as RichConsole
 from rich.table import Table as RichTable
 
 from tfdlrm.report.html import Table
+from tfdlrm.spec.budget import COLUMNS, BudgetPlan
 
 _SCORERS = {"best": "DLRM, best weights", "last": "DLRM, last weights", "baseline": "hashed logistic regression"}
 _PLAIN_WIDTH = 120
@@ -67,6 +68,11 @@ def fold_table(metrics: Mapping[str, Any]) -> Table:
         cells = [_number(metrics[kind][name][key], ".4f") for name in names for key in ("auc", "log_loss")]
         rows.append([kind, "", *cells])
     return Table(f"{len(metrics['folds'])} folds; spread is the standard deviation between them", columns, rows)
+
+
+def plan_table(plan: BudgetPlan) -> Table:
+    """Return a line for each embedding table, largest first: its bytes before and after, how and why."""
+    return Table(plan.caption, list(COLUMNS), plan.table())
 
 
 def print_tables(*tables: Table | None) -> None:

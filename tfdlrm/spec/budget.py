@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 
 from tfdlrm.spec.byte_sizes import bytes_in_words, parse_bytes
-from tfdlrm.spec.compression import Compression
+from tfdlrm.spec.compression import BYTES, Compression
 from tfdlrm.spec.errors import SpecError, did_you_mean
 from tfdlrm.spec.features import FeatureSpec, TableConfig
 from tfdlrm.spec.frozen import Frozen
 from tfdlrm.spec.table_signal import ZIPF, Counts, Options, TableSignal, options
 
 METHODS = ("bfloat16", "dim", "hash", "quotient_remainder")
-COLUMNS = ("table", "rows", "from bytes", "to bytes", "how", "why")
-_LINEAR_BYTES = 4
+COLUMNS = ("table", "rows", "from", "to", "how", "why")
 _NAMED = 3
 
 
@@ -72,13 +71,16 @@ class BudgetPlan(Frozen):
         share = f"{self.bytes_after / self.bytes_before:.1%}; " if self.bytes_before else ""
         return (
             f"{bytes_in_words(self.bytes_before)} of tables in {bytes_in_words(self.bytes_after)} "
-            f"({share}budget {bytes_in_words(self.budget)}); {self.assumes}"
+            f"({share}budget {bytes_in_words(self.budget)})" + (f"; {self.assumes}" if self.assumes else "")
         )
 
     def table(self) -> list[list[str]]:
         """Return a line for each table, largest first; the columns are `COLUMNS`."""
         ordered = sorted(self.choices, key=lambda choice: -choice.bytes_before)
-        return [[c.table, f"{c.rows:,}", f"{c.bytes_before:,}", f"{c.bytes_after:,}", c.how, c.why] for c in ordered]
+        return [
+            [c.table, f"{c.rows:,}", bytes_in_words(c.bytes_before), bytes_in_words(c.bytes_after), c.how, c.why]
+            for c in ordered
+        ]
 
     def figures(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
@@ -118,7 +120,8 @@ def fit_budget(
     Args:
         spec: The features. Tables with a `compression` of their own keep it; their bytes count.
         bytes: What all tables may take, in bytes or as a text such as `"512MB"`.
-        counts: How often each row of a table was read, in the order of rows, by table; of a sample of the rows, too.
+        counts: How often each row of a table was read, in the order of rows, by table; a sample of the reads will do,
+            and so will sums over runs of rows, `BinnedCounts`.
             `None` for a table whose ids are in no order of count. Tables that are not named count as ordered by
             count, and read as Zipf's law has it.
         samples: Training samples. Defaults to four times the rows of the largest table.
@@ -189,7 +192,7 @@ class _Table:
             config.vocabulary_size, config.embedding_dim, self._reads, counts.get(config.name, "zipf")
         )
         if config.compression is not None:
-            own = config.stored_bytes + self._linear_bytes(config.compression)
+            own = table_bytes(config, linear)
             self.options = Options(np.array([own]), np.array([self._signal.whole]), [config.compression])
             return
         found = options(self._signal, methods if config.vocabulary_size > whole_rows else (), whole_rows, linear)
@@ -203,7 +206,7 @@ class _Table:
         return TableChoice(
             table=config.name,
             rows=config.vocabulary_size,
-            bytes_before=full.stored_bytes + self._linear_bytes(None),
+            bytes_before=table_bytes(full, self._linear),
             bytes_after=int(self.options.bytes[place]),
             compression=compression,
             kept=kept,
@@ -211,23 +214,30 @@ class _Table:
             why=self._reason(compression, kept),
         )
 
-    def _linear_bytes(self, compression: Compression | None) -> int:
-        rows = (compression and compression.hash_rows) or self.config.vocabulary_size
-        return rows * _LINEAR_BYTES if self._linear else 0
-
     def _reason(self, compression: Compression | None, kept: float) -> str:
         if self.config.compression is not None:
             return "set for this table"
         rows = self.config.vocabulary_size
         if compression is None:
-            return f"up to {self._whole_rows:,} rows" if rows <= self._whole_rows else "its bytes are worth their price"
+            return f"up to {self._whole_rows:,} rows" if rows <= self._whole_rows else "worth its bytes"
         reasons = []
         if compression.hash_rows:
             shared = self._signal.shared_reads(compression.exact_rows)
             reasons.append(f"{shared:.1%} of reads share rows")
         if compression.dim or compression.quotient_remainder:
             reasons.append(f"{self._reads / rows:,.0f} reads a row")
-        return ", ".join([*reasons, f"{kept:.1%} of signal kept"])
+        return ", ".join([*reasons, f"keeps {kept:.1%}"])
+
+
+def table_bytes(table: TableConfig, linear: bool = False) -> int:
+    """Return the bytes of a table, and of one linear weight beside each row that ids are mapped to.
+
+    Args:
+        table: The table.
+        linear: Whether there are such weights, float32.
+    """
+    rows = (table.compression and table.compression.hash_rows) or table.vocabulary_size
+    return table.stored_bytes + (rows * BYTES["float32"] if linear else 0)
 
 
 def in_words(compression: Compression | None) -> str:

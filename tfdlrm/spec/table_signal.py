@@ -4,16 +4,16 @@ The estimate, for a table whose row i gets the share p_i of the reads, N reads i
 
 - The vector of an id is a sum of d independent directions. The j-th explains a share s_j of what the table has to say,
   s_j proportional to 1 / j^2: the first columns matter most.
-- A direction is learnt as far as the reads of its row tell it from noise: r / (r + 100), r = N p_i s_j. So a row that
+- A direction is learnt as far as the reads of its row tell it from noise: r / (r + 30), r = N p_i s_j. So a row that
   is hardly ever read has little to lose, and least in its last columns.
-- What all rows and columns together can learn is the sum of p_i s_j r / (r + 100): a row counts as often as it is read.
+- What all rows and columns together can learn is the sum of p_i s_j r / (r + 30): a row counts as often as it is read.
 - Hashed ids that share a row with others, which are read u times per read of the table, keep p_i / (p_i + u).
 - With quotient and remainder, c ids share each quotient row, and the remainder row gives half of what is lost back:
   1 - (c - 1) / (2 c) is kept.
 - Half precision keeps 99.8%.
 
-Constants are round numbers: 100 is about the reads it takes until one feature of a click log, which explains a
-twentieth of a unit of the logit's variance, stands out from the noise of clicks, 5 units a read.
+Constants are round numbers: 30 is about the reads it takes until one feature of a click log, which explains a sixth of
+a unit of the logit's variance, stands out from the noise of clicks, 5 units a read.
 """
 
 from __future__ import annotations
@@ -25,9 +25,24 @@ import numpy as np
 import numpy.typing as npt
 
 from tfdlrm.spec.compression import BYTES, Compression, QuotientRemainder, TableDtype
+from tfdlrm.spec.errors import SpecError
 
 Doubles = npt.NDArray[np.float64]
-Counts = Sequence[int] | npt.NDArray[Any]
+
+
+class BinnedCounts(NamedTuple):
+    """How often rows were read, summed over runs of neighbours: a few hundred numbers, however large the table.
+
+    Attributes:
+        edges: First row of each run, and the end of the last one, ascending from 0; as `row_steps(0, rows)` has them.
+        reads: Reads of each run, one fewer.
+    """
+
+    edges: npt.NDArray[np.int64]
+    reads: npt.NDArray[np.int64]
+
+
+Counts = Sequence[int] | npt.NDArray[Any] | BinnedCounts
 
 ZIPF = 1.05
 """Where counts are not known, the id of rank i = 1, 2, ... is assumed to be read in proportion to i^-1.05."""
@@ -64,8 +79,8 @@ class TableSignal:
         rows: Rows of the table.
         width: Columns.
         reads: Reads of the table in training, N.
-        counts: How often each row is read, in the order of rows; rows beyond its end never. `None` where rows are in no
-            order of count. Defaults to Zipf's law.
+        counts: How often each row is read, in the order of rows, one by one (rows beyond its end never) or in the bins
+            of `row_steps(0, rows)`. `None` where rows are in no order of count. Defaults to Zipf's law.
 
     Attributes:
         share: Share of the reads in each bin, `[bins]`.
@@ -136,13 +151,19 @@ class TableSignal:
             reads = ranks[:-1] - ranks[1:]
         elif counts is None:
             reads = self._size
+        elif isinstance(counts, BinnedCounts):
+            if not np.array_equal(counts.edges, self._edges):
+                raise SpecError(
+                    f"`counts` must be in the bins of a table of {self.rows} rows. Received: {len(counts.edges) - 1} "
+                    f"bins up to row {counts.edges[-1]}."
+                )
+            reads = counts.reads.astype(np.float64)
         else:
             known = np.asarray(counts)[: self.rows]
             sums = np.concatenate([[0.0], np.cumsum(known, dtype=np.float64)])
             reads = np.diff(sums[np.minimum(self._edges, known.size)])
-            if not reads.sum():
-                reads = self._size
-        return np.asarray(reads / reads.sum(), np.float64)
+        total = reads.sum()
+        return np.asarray(reads / total if total else self._size / self.rows, np.float64)
 
 
 class Options(NamedTuple):

@@ -97,7 +97,7 @@ def measure_training(
     figures: dict[str, Any] = {
         **rate_figures(rates["memory"][1:]),
         "peak_memory_bytes": peak_memory_bytes(),
-        "table_bytes": model.spec.table_rows * model_config.embedding_dim * 4,
+        "table_bytes": sum(table.stored_bytes for table in model.spec.tables),
         "table_rows": model.spec.table_rows,
         "steps": steps,
         "batch_size": train.batch_size,
@@ -136,9 +136,7 @@ def _from_disk(spec: FeatureSpec, batch_size: int, plan: Measurement) -> Iterato
         if plan.disk is None:
             write_random(directory, spec, plan.disk_rows, seed=plan.seed)
         manifest = Manifest.load(directory)
-        manifest.spec.with_embedding_dim(spec.tables[0].embedding_dim).refuse_unless_equal(
-            spec, f"{directory / MANIFEST}", "the model"
-        )
+        manifest.spec.plain().refuse_unless_equal(spec.plain(), f"{directory / MANIFEST}", "the model")
         if not manifest.split("train").rows:
             raise DataError(f"{directory}: the training split must have rows. Received: 0.")
 

@@ -15,13 +15,16 @@ from tfdlrm.data.dataset import packed_dataset
 from tfdlrm.data.encoder import FeatureEncoder
 from tfdlrm.data.files import write_atomic
 from tfdlrm.data.manifest import MANIFEST, Manifest
+from tfdlrm.data.read_counts import read_counts
 from tfdlrm.data.recipe import settings_difference
-from tfdlrm.models.build import build
+from tfdlrm.models.build import build, has_linear_terms
 from tfdlrm.pipelines.console import Console
 from tfdlrm.pipelines.work_dir import WorkDir
+from tfdlrm.spec.budget import BudgetPlan
 from tfdlrm.spec.config import RunConfig
 from tfdlrm.spec.errors import ConfigError, DataError
 from tfdlrm.spec.features import FeatureSpec
+from tfdlrm.spec.model_spec import budget_plan, model_spec
 from tfdlrm.spec.raw import CRITEO_FORMAT
 from tfdlrm.training.checkpoint import checkpoints, load_checkpoint, read_train_state
 from tfdlrm.training.trainer import compile_model
@@ -83,10 +86,23 @@ class Run:
         """The encoder that prepared the data, with rows for unseen values as `export.unseen` says."""
         return FeatureEncoder.load(self.work_dir.data, self.config.export.unseen)
 
+    @cached_property
+    def plan(self) -> BudgetPlan | None:
+        """How the tables fit into `model.embedding_budget`; `None` without one."""
+        if self.config.model.embedding_budget is None:
+            return None
+        return budget_plan(
+            self.manifest.spec,
+            self.config.model,
+            read_counts(self.work_dir.data, self.manifest),
+            self.manifest.split("train").rows or None,
+            has_linear_terms(self.config.model.name),
+        )
+
     @property
     def spec(self) -> FeatureSpec:
         """Features and tables of the model."""
-        return self.manifest.spec.with_embedding_dim(self.config.model.embedding_dim)
+        return self.plan.spec if self.plan else model_spec(self.manifest.spec, self.config.model)
 
     @property
     def model_name(self) -> str:
@@ -171,7 +187,7 @@ class Run:
             DataError: `prepare` has made other rows or ids since training began.
         """
         shards = {name: [shard.sha256 for shard in split.shards] for name, split in self.manifest.splits.items()}
-        content = json.dumps([self.manifest.spec.with_embedding_dim(1).model_dump(mode="json"), shards])
+        content = json.dumps([self.manifest.spec.plain().model_dump(mode="json"), shards])
         fingerprint = hashlib.sha256(content.encode()).hexdigest()
         note = self.work_dir.checkpoints / "data.sha256"
         if not checkpoints(self.work_dir.checkpoints):

@@ -8,7 +8,11 @@ from typing import Any
 import tensorflow as tf
 
 from tfdlrm.data.dataset import packed_dataset
+from tfdlrm.data.files import write_atomic
+from tfdlrm.pipelines.benchmarks.figures import write_figures
 from tfdlrm.pipelines.stages.context import Run
+from tfdlrm.pipelines.table import plan_table, print_tables
+from tfdlrm.report.budget import budget_picture
 from tfdlrm.training.checkpoint import checkpoints, read_train_state
 from tfdlrm.training.trainer import set_determinism, train
 
@@ -23,6 +27,7 @@ def work(run: Run, watched: Mapping[str, Callable[[], tf.data.Dataset]] | None =
     config, data = run.config.train, _PackedRows(run)
     if found:
         run.console.say(f"{'train:':<10} going on from {found[-1].name}")
+    _tell_plan(run)
     set_determinism(run.config.seed, config.deterministic)
     model = run.new_model()
     with run.console.bars() as bar:
@@ -57,6 +62,16 @@ def summary(results: Mapping[str, Any]) -> str:
     rate = f", {results['rows_per_second']:,.0f} rows/s" if results["rows_per_second"] else ""
     early = ", stopped early" if results["stopped_early"] else ""
     return f"{results['rows']:,} samples in {results['steps']:,} steps{rate}{early}"
+
+
+def _tell_plan(run: Run) -> None:
+    """Print how the tables fit into their budget, where they have one, and keep it for the report."""
+    if run.plan is None:
+        return
+    run.console.say(f"{'train:':<10} {run.plan.caption}")
+    print_tables(plan_table(run.plan))
+    write_figures(run.work_dir.report / "budget.json", run.plan.figures())
+    write_atomic(run.work_dir.report / "budget.png", budget_picture(run.plan))
 
 
 class _PackedRows:
