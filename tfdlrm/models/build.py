@@ -61,7 +61,7 @@ def build(
 
 def has_linear_terms(name: str) -> bool:
     """Tell whether a model has a weight of its own for each id, beside vectors; its class says so."""
-    return bool(getattr(find_model(name), "linear_terms", False))
+    return bool(getattr(find_model(name), "has_linear_terms", False))
 
 
 def _arguments(name: str, model_class: Callable[..., Any], config: ModelConfig) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
@@ -36,7 +36,7 @@ class ClickModel(keras.Model):
         Click probability, float32 `[B, 1]`. Losses named `"binary_crossentropy"` are computed from the logits.
     """
 
-    linear_terms = False
+    has_linear_terms: ClassVar[bool] = False
     """Whether the model has one weight an id beside its vectors; a memory budget counts them."""
 
     def __init__(self, spec: FeatureSpec | Mapping[str, Any], seed: int | None = None, **kwargs: Any) -> None:

@@ -38,6 +38,8 @@ class MatrixFactorization(ClickModel):
         ValueError: `pair` is not given or does not name two sparse features, or their tables' widths differ.
     """
 
+    has_linear_terms = True
+
     def __init__(
         self,
         spec: FeatureSpec | Mapping[str, Any],

@@ -89,6 +89,8 @@ def flat_width(spec: FeatureSpec) -> int:
 class LinearModel(ClickModel):
     """Base of models with a linear part: one weight an id, one a dense feature, and a bias."""
 
+    has_linear_terms = True
+
     def __init__(
         self,
         spec: FeatureSpec | Mapping[str, Any],
