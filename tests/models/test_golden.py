@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
-from tfdlrm.models.dlrm import DLRM
+from tfdlrm.export import torch_dlrm
 from tfdlrm.spec.features import FeatureSpec
 from tfdlrm.training.optimizers import DLRMOptimizer
 from tfdlrm.training.row_optimizers import SGD, RowWiseAdagrad
@@ -52,18 +52,11 @@ def load(case):
             {"name": f"C{i}", "vocabulary_size": v, "embedding_dim": meta["embedding_dim"]} for i, (v, _) in tables
         ],
     )
-    model = DLRM(
-        spec,
-        bottom_units=meta["bottom"][1:],
-        top_units=meta["top_hidden"],
-        interaction=meta["interaction"],
-        interaction_itself=meta["interact_self"],
-    )
-    model.build()
-    for i, _ in tables:
-        model.embedding.set_table(f"C{i}", golden[f"init/emb_l.{i}.weight"])
-    for name, layer in dense_layers(model):
-        layer.set_weights([golden[f"init/{name}.weight"].T, golden[f"init/{name}.bias"]])
+    initial = {name.removeprefix("init/"): golden[name] for name in golden if name.startswith("init/")}
+    model = torch_dlrm.load(initial, spec)
+    assert list(model.bottom_units) == meta["bottom"][1:]
+    assert list(model.top_units) == meta["top_hidden"]
+    assert (model.interaction_name, model.interaction_itself) == (meta["interaction"], meta["interact_self"])
     model.compile(OPTIMIZERS[meta["optimizer"]](meta["learning_rate"]))
     ids = golden["ids"]
     sparse = np.concatenate([ids[:, :, f, :h] for f, (_, h) in tables], axis=2)
