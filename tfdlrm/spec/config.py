@@ -15,6 +15,7 @@ from tfdlrm.spec.compression import Compression
 from tfdlrm.spec.errors import ConfigError, SpecError, explain, why_unreadable
 from tfdlrm.spec.features import Combiner, DenseTransform
 from tfdlrm.spec.frozen import Frozen
+from tfdlrm.spec.losses import LossSettings
 from tfdlrm.spec.mixed_dimensions import MixedDimensions
 from tfdlrm.spec.overrides import apply_override, resolve_recipe
 from tfdlrm.spec.raw import CRITEO_FORMAT, RawFormat, Split
@@ -257,8 +258,8 @@ class ScheduleConfig(Frozen):
         return self
 
 
-class TrainConfig(Frozen):
-    """`[train]`: how the network learns.
+class TrainConfig(LossSettings):
+    """`[train]`: how the network learns; the keys of the loss are those of `LossSettings`.
 
     Attributes:
         batch_size: Samples per step, that is per update of the weights.
@@ -268,7 +269,6 @@ class TrainConfig(Frozen):
         embedding, dense: The two halves of the optimizer.
         schedule: Learning-rate schedule.
         global_clipnorm: Gradients are scaled down to this global norm; `None` for no clipping.
-        label_smoothing: Share by which labels are drawn towards 0.5.
         precision: `"float32"` or `"mixed_bfloat16"` (MLPs and interaction in bfloat16, tables and loss in float32).
         deterministic: Same config and seed, same bits on one machine; slower.
         checkpoint_steps: Steps between checkpoints; 0 writes one at the end of each epoch only.
@@ -286,7 +286,6 @@ class TrainConfig(Frozen):
     dense: DenseOptimizerConfig = DenseOptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     global_clipnorm: float | None = Field(default=None, gt=0)
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
     deterministic: bool = False
     checkpoint_steps: int = Field(default=0, ge=0)

@@ -23,6 +23,7 @@ from tfdlrm.training.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
+from tfdlrm.training.losses import build_loss
 from tfdlrm.training.optimizers import DLRMOptimizer
 from tfdlrm.training.row_optimizers import SGD, Adagrad, Ftrl, LazyAdam, RowWiseAdagrad
 from tfdlrm.training.schedule import WarmupHoldDecay
@@ -86,11 +87,10 @@ def _row_optimizer(config: EmbeddingOptimizerConfig) -> legacy.Optimizer:
 
 
 def compile_model(model: keras.Model, config: TrainConfig) -> None:
-    """Compile a model as `[train]` says: its optimizer, log loss from logits, several steps a call."""
-    loss = keras.losses.BinaryCrossentropy(label_smoothing=config.label_smoothing)
+    """Compile a model as `[train]` says: its optimizer, its loss, several steps a call."""
     model.compile(
         build_optimizer(config),
-        loss=loss,
+        loss=build_loss(config),
         steps_per_execution=STEPS_PER_EXECUTION,
         accumulation_steps=config.accumulation_steps,
     )
@@ -228,7 +228,7 @@ def train(
         state=state,
         best=best[0] if best else None,
         last=state.history[-1] if state.history else None,
-        loss=loss,
+        loss=build_loss(config),
         stopped_early=state.epoch < config.epochs,
     )
 
