@@ -18,6 +18,8 @@ from tfdlrm.data.encoder import FeatureEncoder
 from tfdlrm.data.vocabulary_builder import VocabularyBuilder
 from tfdlrm.export.saved_model import ExportRecord, export_model
 from tfdlrm.export.serving_rows import serving_rows
+from tfdlrm.export.verify import verify
+from tfdlrm.models.probability import probability_function
 from tfdlrm.spec.coding import Encoding, FeatureCoding, TableCoding
 from tfdlrm.spec.config import RunConfig
 from tfdlrm.spec.errors import ConfigError, DataError, SpecError
@@ -238,6 +240,27 @@ def test_assets_tell_what_it_is(world, tmp_path):
     assert record.oov_rows == {"ad": 1, "site": 2, "tag": 1, "hashed": 1, "hour": 1}
 
 
+@pytest.mark.parametrize("bias", [0.0, 17.5, -30.0])
+def test_a_shift_is_added_to_the_logits(world, new_model, tmp_path, served, bias):
+    """At a logit of 17.5 the probability is 1 in float32: corrected from there, the answer would stay 1."""
+    shift = float(np.log(1e-4))
+    model = new_model(world.model.spec)
+    last = model.top.hidden[-1]
+    kernel, _ = last.get_weights()
+    last.set_weights([kernel * (1.0 if bias == 0 else 0.0), np.array([bias], np.float32)])
+    directory = export_model(model, world.encoder, tmp_path, logit_shift=shift)
+    logits = model.logits({name: tf.constant(value) for name, value in world.batch.items()}).numpy().astype(np.float64)
+    expected = 1 / (1 + np.exp(-(logits + shift)))
+    answers = served(directory)
+    np.testing.assert_allclose(answers("serving_default", **world.rows), expected, rtol=1e-5)
+    ids = {**world.batch, "sparse": world.batch["sparse"].astype(np.int64)}
+    np.testing.assert_allclose(answers("serve_ids", **ids), expected, rtol=1e-5)
+    record = ExportRecord.from_json((directory / "assets.extra" / "tfdlrm.json").read_text())
+    assert record.logit_shift == shift
+    report = verify(directory, world.rows, probability_function(model, shift)(world.batch).numpy(), ids=ids)
+    assert report.max_difference < 1e-6
+
+
 def test_wrong_arguments_leave_nothing(world, new_model, tmp_path):
     base = tmp_path / "model"
     other = world.model.spec.tables[0].model_copy(update={"vocabulary_size": 99})
@@ -251,6 +274,7 @@ def test_wrong_arguments_leave_nothing(world, new_model, tmp_path):
         (ConfigError, "`extra_assets` must be named", None, {"extra_assets": {"tfdlrm.json": ROOT / "setup.py"}}),
         (DataError, "no such file, to be the asset `x`", None, {"extra_assets": {"x": tmp_path / "absent"}}),
         (ConfigError, "`version` must be at least 0", None, {"version": -1}),
+        (SpecError, "`logit_shift`.*finite", None, {"logit_shift": float("-inf")}),
     ]
     for kind, message, spec, arguments in cases:
         model = world.model if spec is None else new_model(spec)
@@ -270,6 +294,7 @@ import sys
 from pathlib import Path
 from tfdlrm.export.saved_model import export_model
 from tfdlrm.models.dlrm import DLRM
+from tfdlrm.models.probability import probability_function
 from tfdlrm.spec.features import FeatureSpec, SparseFeature, TableConfig
 
 spec = FeatureSpec(

@@ -42,6 +42,8 @@ class ExportRecord(Frozen):
         dense_stats: Statistics of the `standardize` features.
         oov_rows: Row of each table that stands for ids outside it.
         untouched_rows: Rows, by table, that were exported as the mean of their table's other rows.
+        logit_shift: What the answers have on top of the model's own log-odds: ln(1 - r) where a share r of the rows
+            with label 0 had been left out.
         config: Configuration of the run that trained it, if one did.
     """
 
@@ -53,6 +55,7 @@ class ExportRecord(Frozen):
     dense_stats: dict[str, DenseStats]
     oov_rows: dict[str, int]
     untouched_rows: dict[str, tuple[int, ...]]
+    logit_shift: float = 0.0
     config: RunConfig | None
 
 
@@ -64,6 +67,7 @@ def export_model(
     version: int | None = None,
     untouched_rows: UntouchedRows | None = None,
     oov_rows: Mapping[str, int] | None = None,
+    logit_shift: float = 0.0,
     config: RunConfig | None = None,
     extra_assets: Mapping[str, Path] | None = None,
 ) -> Path:
@@ -81,6 +85,8 @@ def export_model(
         untouched_rows: Rows that no training sample read, by table; see `serving_rows`, inside which the model predicts
             what the export answers.
         oov_rows: Row of each table that stands for ids outside it; exactly where there is no encoder, which has them.
+        logit_shift: Added to the model's log-odds in every answer: ln(1 - r) where a share r of the rows with label 0
+            was left out of training. Defaults to 0.
         config: Configuration of the run, kept in `assets.extra/tfdlrm.json`.
         extra_assets: Files to copy into `assets.extra`, by the relative path they get there.
 
@@ -88,16 +94,17 @@ def export_model(
         The version's directory.
 
     Raises:
-        SpecError: model and encoder disagree, a row is outside its table, or a raw column can be no input.
+        SpecError: model and encoder disagree, a row is outside its table, a raw column can be no input, or the shift is
+            not finite.
         ConfigError: the version is taken, the name of an asset is no relative path of its own, or a table's coding has
             no row for values it has not seen.
         DataError: an asset is no file.
     """
     assets = _checked_assets(extra_assets or {})
-    record = _record(model, encoder, untouched_rows or {}, oov_rows, config)
+    record = _record(model, encoder, untouched_rows or {}, oov_rows, logit_shift, config)
 
     def write(directory: Path) -> None:
-        functions = signatures(model, encoder, record.oov_rows)
+        functions = signatures(model, encoder, record.oov_rows, record.logit_shift)
         root = _saved_objects(encoder, functions.values())
         with serving_rows(model, record.untouched_rows), _quiet_saving():
             tf.saved_model.save(root, str(directory), signatures=functions)
@@ -117,6 +124,7 @@ def _record(
     encoder: FeatureEncoder | None,
     untouched_rows: UntouchedRows,
     oov_rows: Mapping[str, int] | None,
+    logit_shift: float,
     config: RunConfig | None,
 ) -> ExportRecord:
     if (oov_rows is None) != (encoder is not None):
@@ -134,6 +142,7 @@ def _record(
         dense_stats={} if encoder is None else dict(encoder.dense_stats),
         oov_rows=out_of_vocabulary_rows(model.spec, oov_rows or {}),
         untouched_rows={name: tuple(rows.tolist()) for name, rows in checked_rows(model.spec, untouched_rows).items()},
+        logit_shift=logit_shift,
         config=config,
     )
 

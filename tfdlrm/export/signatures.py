@@ -10,6 +10,7 @@ import tf_keras as keras
 
 from tfdlrm.data.encoder import FeatureEncoder
 from tfdlrm.export.input_names import input_names
+from tfdlrm.models.probability import probability_function
 from tfdlrm.spec.coding import NO_ROW
 from tfdlrm.spec.errors import SpecError
 from tfdlrm.spec.features import FeatureSpec
@@ -23,7 +24,9 @@ Batch = Mapping[str, tf.Tensor]
 Score = Callable[[Batch], tf.Tensor]
 
 
-def signatures(model: keras.Model, encoder: FeatureEncoder | None, oov_rows: Mapping[str, int]) -> dict[str, Any]:
+def signatures(
+    model: keras.Model, encoder: FeatureEncoder | None, oov_rows: Mapping[str, int], logit_shift: float = 0.0
+) -> dict[str, Any]:
     """Return the traced functions by signature name; each gives `probability`, float32 `[B, 1]`, for any B from 0 on.
 
     `serving_default` takes one `[B]` input for each raw column: float32 numbers with NaN where missing, strings with
@@ -38,8 +41,9 @@ def signatures(model: keras.Model, encoder: FeatureEncoder | None, oov_rows: Map
         model: Maps a batch to probabilities `[B, 1]`.
         encoder: Maps raw columns to a batch; without one there is `serve_ids` only.
         oov_rows: Row of each table that stands for ids outside it.
+        logit_shift: Added to the model's log-odds. Defaults to 0.
     """
-    score = _score_function(model)
+    score = _score_function(model, logit_shift)
     functions = {IDS: _on_ids(model.spec, score, oov_rows)}
     if encoder is not None:
         columns = encoder.raw_signature()
@@ -80,13 +84,14 @@ def _batch_signature(spec: FeatureSpec, id_type: tf.DType) -> dict[str, tf.Tenso
     return columns
 
 
-def _score_function(model: keras.Model) -> Score:
+def _score_function(model: keras.Model, logit_shift: float) -> Score:
     """Return the model as one traced function, so that its constants are in the SavedModel once."""
     columns = _batch_signature(model.spec, tf.as_dtype(model.spec.id_dtype))
+    probability = probability_function(model, logit_shift)
 
     @tf.function(input_signature=[columns])
     def score(batch: Batch) -> tf.Tensor:
-        return tf.ensure_shape(model(batch, training=False), [None, 1])
+        return tf.ensure_shape(probability(batch), [None, 1])
 
     return lambda batch: score({name: batch[name] for name in columns})
 

@@ -36,6 +36,9 @@ def result_table(metrics: Mapping[str, Any]) -> Table | None:
     columns = ["", "AUC", "95% interval", "log loss", "NE", "calibration", "accuracy"]
     if bayes:
         columns.insert(3, "to best AUC")
+    correction = evaluated.get("correction")
+    if correction:
+        columns.insert(-1, "without correction")
     rows = []
     for name, label in {**_SCORERS, "bayes": "best possible (planted truth)"}.items():
         if name not in results:
@@ -45,11 +48,17 @@ def result_table(metrics: Mapping[str, Any]) -> Table | None:
         cells = [_number(m["auc"], ".4f"), f"{low} to {high}"]
         cells += [_number(_difference(bayes["auc"], m["auc"]), ".4f")] if bayes else []
         cells += [_number(m["log_loss"], ".5f"), _number(m["normalized_entropy"], ".4f")]
-        cells += [_number(m["calibration"], ".4f"), _number(m["accuracy"], ".4f")]
+        cells += [_number(m["calibration"], ".4f")]
+        cells += [_number(correction["calibration_without"][name], ".4f")] if correction else []
+        cells += [_number(m["accuracy"], ".4f")]
         exported = " (exported)" if name == evaluated["exported"] else ""
         rows.append([label + exported, *cells])
     base_rate = next(iter(results.values()))["base_rate"]
-    return Table(f"{evaluated['rows']:,} {evaluated['split']} rows, mean label {base_rate:.4f}", columns, rows)
+    caption = f"{evaluated['rows']:,} {evaluated['split']} rows, mean label {base_rate:.4f}"
+    if correction:
+        times = 1 / (1 - correction["drop_negatives"])
+        caption += f" with each row of label 0 counted {times:,.4g} times, for those left out"
+    return Table(caption, columns, rows)
 
 
 def fold_table(metrics: Mapping[str, Any]) -> Table:

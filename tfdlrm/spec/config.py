@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -325,6 +326,8 @@ class ExportConfig(Frozen):
         unseen: What the served model takes a value for that it has no row for, in tables whose coding has no `oov_row`:
             `"missing"` (nothing at all in a table where nothing was missing), `"rare"`, `"zeros"` (nothing: a vector of
             zeros), or the number of a row. `None` where every table has one.
+        correct_sampling: Where `data.drop_negatives` left rows out, answer and judge probabilities of all rows as they
+            were. False: of the rows that are left.
         verify_rows: Rows that the served model is asked about.
         tolerance: Largest difference allowed from the trained model's probability.
     """
@@ -332,6 +335,7 @@ class ExportConfig(Frozen):
     directory: str = "saved_models"
     model_name: str | None = None
     unseen: Unseen | None = None
+    correct_sampling: bool = True
     verify_rows: int = Field(default=2048, ge=1)
     tolerance: float = Field(default=1e-5, gt=0)
 
@@ -346,6 +350,11 @@ class RunConfig(Frozen):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     export: ExportConfig = ExportConfig()
+
+    @property
+    def logit_shift(self) -> float:
+        """What is added to the model's log-odds for the rows without a click that were left out."""
+        return math.log1p(-self.data.drop_negatives) if self.export.correct_sampling else 0.0
 
 
 def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -> RunConfig:

@@ -14,6 +14,7 @@ import tf_keras as keras
 from tf_keras.optimizers import legacy
 
 from tfdlrm.metrics.binary import BinaryMetrics, evaluate_binary
+from tfdlrm.models.probability import probability_function
 from tfdlrm.spec.config import EmbeddingOptimizerConfig, TrainConfig
 from tfdlrm.spec.errors import ConfigError, UserError
 from tfdlrm.training.checkpoint import (
@@ -107,10 +108,15 @@ Scores = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
 
 class Scorer:
-    """Scores data sets with a model; its graph is traced once, however many data sets there are."""
+    """Scores data sets with a model; its graph is traced once, however many data sets there are.
 
-    def __init__(self, model: keras.Model) -> None:
-        self._forward = tf.function(lambda batch: model(batch, training=False), reduce_retracing=True)
+    Args:
+        model: From batches to probabilities.
+        logit_shift: As in `probability_function`. Defaults to 0.
+    """
+
+    def __init__(self, model: keras.Model, logit_shift: float = 0.0) -> None:
+        self._forward = tf.function(probability_function(model, logit_shift), reduce_retracing=True)
 
     def __call__(self, dataset: tf.data.Dataset, progress: Progress = lambda rows: None) -> Scores:
         """Score a data set of the batch contract.
@@ -228,7 +234,7 @@ def train(
         state=state,
         best=best[0] if best else None,
         last=state.history[-1] if state.history else None,
-        loss=build_loss(config),
+        loss=loss,
         stopped_early=state.epoch < config.epochs,
     )
 

@@ -17,6 +17,7 @@ from tfdlrm.data.dataset import packed_dataset
 from tfdlrm.data.files import write_atomic
 from tfdlrm.export.serving_rows import serving_rows
 from tfdlrm.export.verify import VerifyError, verify
+from tfdlrm.models.probability import probability_function
 from tfdlrm.pipelines.console import Stopwatch
 from tfdlrm.pipelines.held_out import as_columns, as_rows, held_out_rows
 from tfdlrm.pipelines.local_server import LocalServer
@@ -57,7 +58,7 @@ def _verify(run: Run, exported: Mapping[str, Any], path: Path, tolerance: float)
         arrays = {n: np.array(v, object if isinstance(v[0], str) else np.float32) for n, v in columns.items()}
         encoded = {name: values.numpy() for name, values in run.encoder.encode(_tensors(arrays)).items()}
         _refuse_skew(run, split, encoded)
-        expected = _predicted(run, encoded, exported["step"])
+        expected = _predicted(run, encoded, exported)
         reloaded = verify(path, arrays, expected, tolerance, ids=_used(run, encoded), batch_size=_BATCH)
         with PredictClient(server.url, exported["model_name"], version=exported["version"], timeout=300) as client:
             server.wait_until_ready(client)
@@ -111,14 +112,24 @@ def _refuse_skew(run: Run, split: str, encoded: Mapping[str, npt.NDArray[Any]]) 
             )
 
 
-def _predicted(run: Run, encoded: Mapping[str, npt.NDArray[Any]], step: int) -> npt.NDArray[np.float32]:
+def _predicted(
+    run: Run, encoded: Mapping[str, npt.NDArray[Any]], exported: Mapping[str, Any]
+) -> npt.NDArray[np.float32]:
     weights = run.weights()[run.chosen_weights()]
-    if weights.name != f"step-{step:010d}":
+    if weights.name != f"step-{exported['step']:010d}":
         raise DataError(f"{run.work_dir.path}: other weights were exported. Run the stage `export` again.")
+    if run.config.logit_shift != exported.get("logit_shift", 0.0):
+        raise DataError(
+            f"{run.work_dir.path}: exported with another `export.correct_sampling`. Run the stage `export` again."
+        )
     model = run.trained_model()
+    score = tf.function(probability_function(model, run.config.logit_shift), reduce_retracing=True)
     with serving_rows(model, run.untouched_rows):
-        predicted: npt.NDArray[np.float32] = model.predict(dict(encoded), batch_size=_BATCH, verbose=0)
-    return predicted[:, 0]
+        parts = [
+            score({name: tf.constant(values[start : start + _BATCH]) for name, values in encoded.items()})
+            for start in range(0, len(encoded["sparse"]), _BATCH)
+        ]
+    return np.concatenate(parts)[:, 0]
 
 
 def _used(run: Run, encoded: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
