@@ -14,7 +14,7 @@ from tfdlrm.report.html import Table
 from tfdlrm.spec.budget import COLUMNS, BudgetPlan
 
 _SCORERS = {"best": "DLRM, best weights", "last": "DLRM, last weights", "baseline": "hashed logistic regression"}
-_PLAIN_WIDTH = 120
+PLAIN_WIDTH = 120
 
 
 def stage_table(metrics: Mapping[str, Any]) -> Table:
@@ -84,9 +84,9 @@ def plan_table(plan: BudgetPlan) -> Table:
     return Table(plan.caption, list(COLUMNS), plan.table())
 
 
-def print_tables(*tables: Table | None) -> None:
-    """Print tables to standard output, at full width where it is no terminal."""
-    console = RichConsole(file=sys.stdout, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
+def print_tables(*tables: Table | None, width: int = PLAIN_WIDTH) -> None:
+    """Print tables to standard output, `width` characters wide at most where it is no terminal."""
+    console = RichConsole(file=sys.stdout, width=None if sys.stdout.isatty() else width)
     for table in tables:
         if table is None:
             continue

@@ -29,6 +29,7 @@ from tfdlrm.spec.derive import encoding_of, spec_of
 from tfdlrm.spec.errors import ConfigError, did_you_mean
 
 _LOCK = ".lock"
+_WIDTH = 160
 _WHOLE_RUN = 1e9
 """Seconds: the rate that the time left is told by is that since the start, for a cell may take hours."""
 
@@ -128,7 +129,7 @@ class Comparison:
                 + [self._table_rows(own[0].block)]
             )
         columns = ["data set", "model", "optimizer", "cells", "done", "dense weights", "", "hidden", "table rows"]
-        print_tables(Table(f"{self.config.name}: {len(self.wanted)} cells", columns, rows))
+        print_tables(Table(f"{self.config.name}: {len(self.wanted)} cells", columns, rows), width=_WIDTH)
         for line in notes(self.config, self._skipped())[1:]:
             print(line)
 
@@ -211,7 +212,7 @@ class Comparison:
             for key, results in done.items()
         }
         folder = self.root / "report"
-        print_tables(*write_report(self.config, groups, self.fitted, folder))
+        print_tables(*write_report(self.config, groups, self.fitted, folder), width=_WIDTH)
         for line in notes(self.config, self._skipped()):
             print(line)
         console.say(f"{'report:':<10} {folder}")

@@ -119,30 +119,32 @@ def panels(config: CompareConfig, groups: Mapping[Group, Planned], metric: str) 
     found = []
     for dataset in config.datasets:
         for optimizer in config.optimizers:
-            curves = []
+            curves: list[Curve] = []
             for label in shown:
                 planned = groups.get((dataset.name, optimizer.label, label))
-                runs = [r["curve"] for s in planned.seeds for r in planned.of_seed(s) or ()] if planned else []
-                curves += [
-                    Curve(label, part, *mean_curve(runs, part, metric)) for part in ("training", "validation") if runs
-                ]
+                runs = [found for seed in planned.seeds if (found := planned.of_seed(seed))] if planned else []
+                for part in ("training", "validation") if runs else ():
+                    curves.append(Curve(label, part, *mean_curve(runs, part, metric)))
             found.append(Panel(dataset.name, optimizer.label, curves))
     return found
 
 
 def mean_curve(
-    runs: Sequence[Sequence[Mapping[str, Any]]], part: str, metric: str
+    seeds: Sequence[Sequence[Mapping[str, Any]]], part: str, metric: str
 ) -> tuple[list[int], list[float], list[float]]:
-    """Return steps, means and spreads of a metric over runs, at the steps that all of them have.
+    """Return steps, means and spreads over seeds of a metric, at the steps that all runs have.
 
     Args:
-        runs: The curve of each run: entries with `step`, `training` and `validation`. Runs that stopped early end the
-            mean where the shortest of them ends.
+        seeds: The results of each seed, one a fold; folds are averaged first. Their `curve` holds entries with `step`,
+            `training` and `validation`. Runs that stopped early end the mean where the shortest of them ends.
         part: `"training"` or `"validation"`.
         metric: Which of their metrics.
     """
-    by_step = [{entry["step"]: entry[part][metric] for entry in run if entry[part][metric] is not None} for run in runs]
-    steps = sorted(set.intersection(*map(set, by_step)))
-    values = np.array([[run[step] for step in steps] for run in by_step], np.float64)
-    spreads = values.std(axis=0, ddof=1) if len(runs) > 1 else np.zeros(len(steps))
+    known = [
+        [{e["step"]: e[part][metric] for e in run["curve"] if e[part][metric] is not None} for run in runs]
+        for runs in seeds
+    ]
+    steps = sorted(set.intersection(*(set(run) for runs in known for run in runs)))
+    values = np.array([[statistics.fmean(run[step] for run in runs) for step in steps] for runs in known], np.float64)
+    spreads = values.std(axis=0, ddof=1) if len(seeds) > 1 else np.zeros(len(steps))
     return steps, values.mean(axis=0).tolist(), spreads.tolist()

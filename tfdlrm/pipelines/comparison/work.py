@@ -210,7 +210,8 @@ def _watched(run: Run) -> dict[str, Callable[[], tf.data.Dataset]]:
     kept = sample.unbatch().take(rows).batch(size).cache()
     watched: dict[str, Callable[[], tf.data.Dataset]] = {"training": lambda: kept}
     if judged not in (None, "validation"):
-        watched["held_out"] = lambda: run.batches(str(judged))
+        held_out = run.batches(str(judged))
+        watched["held_out"] = lambda: held_out
     return watched
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 import tensorflow as tf
@@ -97,6 +98,10 @@ class _PackedRows:
             shuffle_blocks=config.data.shuffle_blocks,
         )
 
-    def validation(self) -> tf.data.Dataset:
-        """Return the validation batches."""
+    @cached_property
+    def _validation(self) -> tf.data.Dataset:
         return self._run.batches("validation")
+
+    def validation(self) -> tf.data.Dataset:
+        """Return the validation batches; their graph is made once, however often they are read."""
+        return self._validation
