@@ -9,6 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+_ROUNDING = 1e-12
+"""Differences that differ by less, beside the values, differ by rounding alone."""
+
 
 @dataclass(frozen=True)
 class PairedTest:
@@ -46,7 +49,7 @@ def paired_test(first: Sequence[float], second: Sequence[float]) -> PairedTest:
         raise ValueError(f"`first` and `second` must pair up. Received: {len(first)} and {len(second)} values.")
     differences = np.asarray(first, np.float64) - np.asarray(second, np.float64)
     mean = float(differences.mean())
-    if len(differences) < 2 or np.ptp(differences) == 0:
+    if len(differences) < 2 or np.ptp(differences) <= _ROUNDING * np.abs([first, second]).max():
         return PairedTest(len(differences), mean, None, None)
     result = stats.ttest_rel(first, second)
     return PairedTest(len(differences), mean, float(result.statistic), float(result.pvalue))

@@ -15,7 +15,7 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from tfdlrm.data.manifest import MANIFEST, Manifest
-from tfdlrm.models.build import MODELS
+from tfdlrm.models.lookup import find_model
 from tfdlrm.pipelines.comparison.outputs import notes, write_report
 from tfdlrm.pipelines.comparison.plan import Block, Cell, cells_of, model_config
 from tfdlrm.pipelines.comparison.summary import Group, Planned
@@ -26,7 +26,7 @@ from tfdlrm.pipelines.table import print_tables
 from tfdlrm.report.html import Table
 from tfdlrm.spec.compare import CompareConfig
 from tfdlrm.spec.derive import encoding_of, spec_of
-from tfdlrm.spec.errors import ConfigError, did_you_mean
+from tfdlrm.spec.errors import ConfigError
 
 _LOCK = ".lock"
 _WIDTH = 160
@@ -56,11 +56,7 @@ class Comparison:
         self.root = root
         self._chosen = chosen
         for model in config.models:
-            if model.name not in MODELS:
-                raise ConfigError(
-                    f"`models.name` must be one of {sorted(MODELS)}. "
-                    f"Received: {model.name!r}.{did_you_mean(model.name, MODELS)}"
-                )
+            find_model(model.name)
 
     @property
     def datasets(self) -> list[str]:

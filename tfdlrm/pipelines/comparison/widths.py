@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import tf_keras as keras
 from scipy.optimize import brentq
 
-from tfdlrm.models.build import MODELS, build
+from tfdlrm.models.build import build
+from tfdlrm.models.lookup import find_model
 from tfdlrm.spec.config import ModelConfig
 from tfdlrm.spec.features import FeatureSpec
 
@@ -63,7 +64,7 @@ def fit(spec: FeatureSpec, config: ModelConfig, target: int | None) -> Fitted:
     if target is None:
         return Fitted(config, own)
     *hidden, last = config.top_units
-    if "top_units" not in inspect.signature(MODELS[config.name]).parameters or not hidden:
+    if "top_units" not in inspect.signature(find_model(config.name)).parameters or not hidden:
         return Fitted(config, own, "no MLP to scale")
 
     def count(widths: tuple[int, ...]) -> int:
