@@ -42,7 +42,8 @@ def write_report(
     lines = summarize(config, groups)
     for line in lines:
         settings = fitted[line["dataset"], line["model"]]
-        line["size"] = settings.note if isinstance(settings, Fitted) else settings
+        if isinstance(settings, Fitted):
+            line |= {"size": settings.note, "widths": settings.widths}
     skipped = [
         {"dataset": dataset, "model": model, "reason": reason}
         for (dataset, model), reason in fitted.items()

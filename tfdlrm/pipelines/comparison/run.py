@@ -119,9 +119,8 @@ class Comparison:
         for (dataset, model, optimizer), own in lines.items():
             fitted = own[0].fitted
             done = sum(cell.file(self.root).is_file() for cell in own)
-            widths = ", ".join(map(str, fitted.config.top_units[:-1]))
             rows.append(
-                [dataset, model, optimizer, str(len(own)), str(done), f"{fitted.dense:,}", fitted.note, widths]
+                [dataset, model, optimizer, str(len(own)), str(done), f"{fitted.dense:,}", fitted.note, fitted.widths]
                 + [self._table_rows(own[0].block)]
             )
         columns = ["data set", "model", "optimizer", "cells", "done", "dense weights", "", "hidden", "table rows"]

@@ -1,10 +1,11 @@
-"""Equal budgets: hidden widths by which a model has as many dense weights as another."""
+"""Equal budgets: widths by which a model has as many dense weights as another."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import tf_keras as keras
 from scipy.optimize import brentq
@@ -25,11 +26,13 @@ class Fitted:
     Attributes:
         config: Its `[model]` section.
         dense: Weights outside of tables.
+        widths: Its hidden widths in words.
         note: What was done about its size, in a few words.
     """
 
     config: ModelConfig
     dense: int
+    widths: str = ""
     note: str = ""
 
 
@@ -50,7 +53,10 @@ def dense_weights(spec: FeatureSpec, config: ModelConfig) -> int:
 
 
 def fit(spec: FeatureSpec, config: ModelConfig, target: int | None) -> Fitted:
-    """Return a model whose hidden top widths are scaled so that it has `target` dense weights, or nearly so.
+    """Return a model that is scaled so that it has `target` dense weights, or nearly so.
+
+    The hidden widths of `top_units` are scaled, and with them the other widths the model has: `cin_units`, and
+    `cross_rank` where it is given.
 
     Args:
         spec: As in `dense_weights`.
@@ -61,19 +67,34 @@ def fit(spec: FeatureSpec, config: ModelConfig, target: int | None) -> Fitted:
         ConfigError: the model does not fit the features.
     """
     own = dense_weights(spec, config)
-    if target is None:
-        return Fitted(config, own)
-    *hidden, last = config.top_units
-    if "top_units" not in inspect.signature(find_model(config.name)).parameters or not hidden:
-        return Fitted(config, own, "no MLP to scale")
+    taken = inspect.signature(find_model(config.name)).parameters
+    hidden = config.top_units[:-1] if "top_units" in taken else ()
+    maps = config.cin_units if "cin_units" in taken else ()
+    rank = (config.cross_rank,) if "cross_rank" in taken and config.cross_rank else ()
+    if target is None or not hidden:
+        return Fitted(config, own, _words(hidden, maps, rank), "" if target is None else "no MLP to scale")
+    first, second = len(hidden), len(hidden) + len(maps)
 
-    def count(widths: tuple[int, ...]) -> int:
-        return dense_weights(spec, config.model_copy(update={"top_units": (*widths, last)}))
+    def changes(widths: tuple[int, ...]) -> dict[str, Any]:
+        found: dict[str, Any] = {"top_units": (*widths[:first], config.top_units[-1])}
+        if maps:
+            found["cin_units"] = widths[first:second]
+        if rank:
+            found["cross_rank"] = widths[second]
+        return found
 
-    widths, dense = scaled_widths(hidden, target, count)
+    widths, dense = scaled_widths(
+        (*hidden, *maps, *rank), target, lambda tried: dense_weights(spec, config.model_copy(update=changes(tried)))
+    )
     off = dense / target - 1
     note = "equal" if abs(off) <= CLOSE else f"{off:+.1%}, as near as widths come"
-    return Fitted(config.model_copy(update={"top_units": (*widths, last)}), dense, note)
+    words = _words(widths[:first], widths[first:second], widths[second:])
+    return Fitted(config.model_copy(update=changes(widths)), dense, words, note)
+
+
+def _words(hidden: Sequence[int], maps: Sequence[int], rank: Sequence[int]) -> str:
+    parts = {"": hidden, "CIN ": maps, "rank ": rank}
+    return "; ".join(name + ", ".join(map(str, widths)) for name, widths in parts.items() if widths)
 
 
 def scaled_widths(
