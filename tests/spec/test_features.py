@@ -81,3 +81,31 @@ def test_criteo_cardinalities():
     assert criteo_spec(CARDINALITIES["mlperf_v2"], 128, MLPERF_V2_HOTNESS).n_ids == sum(MLPERF_V2_HOTNESS) == 214
     with pytest.raises(SpecError, match="`vocabulary_sizes` must have 26 entries. Received: 2"):
         criteo_spec([1, 2], 16)
+
+
+def test_linear_spec_has_one_weight_an_id():
+    shared = {"hash_rows": 10, "exact_rows": 4}
+    spec = FeatureSpec(
+        dense=[{"name": "x"}],
+        sparse=[{"name": n, "table": n, "hotness": 2} for n in "abc"],
+        tables=[
+            {"name": "a", "vocabulary_size": 20, "embedding_dim": 8, "compression": {**shared, "dtype": "bfloat16"}},
+            {"name": "b", "vocabulary_size": 20, "embedding_dim": 8, "compression": {"dim": 2}},
+            {"name": "c", "vocabulary_size": 20, "embedding_dim": 8},
+        ],
+    )
+    linear = spec.linear_spec()
+    assert (linear.dense, linear.sparse) == (spec.dense, spec.sparse)
+    assert {(t.vocabulary_size, t.embedding_dim, t.initializer) for t in linear.tables} == {(20, 1, "zeros")}
+    assert [t.stored_bytes for t in linear.tables] == [40, 80, 80]
+    assert FeatureSpec.model_validate_json(linear.model_dump_json()) == linear
+
+
+def test_only_keeps_features_and_their_tables():
+    spec = FeatureSpec(
+        dense=[{"name": "x"}],
+        sparse=[{"name": "a", "table": "t"}, {"name": "b", "table": "u"}, {"name": "c", "table": "t"}],
+        tables=[{"name": n, "vocabulary_size": 3, "embedding_dim": 2} for n in "tu"],
+    )
+    part = spec.only(["c", "a"])
+    assert (part.dense, part.sparse_names, [t.name for t in part.tables]) == ((), ("a", "c"), ["t"])

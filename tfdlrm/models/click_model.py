@@ -76,7 +76,9 @@ class ClickModel(keras.Model):
         """Create all weights; the spec says every shape, so that no batch is needed."""
         if getattr(self, "built", False):
             return
-        self.build_layers()
+        # From the root: a first batch builds inside the model's scope, and names must not depend on the way.
+        with tf.name_scope(""):
+            self.build_layers()
         self.built = True
 
     def call(self, inputs: Batch, training: bool | None = None) -> tf.Tensor:

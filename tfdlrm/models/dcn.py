@@ -27,9 +27,9 @@ class DCN(ClickModel):
         dense, embeddings -> concat x_0 [B, n] --+                            +-> weights, sum -> sigmoid
                                                  +-> MLP `top_units[:-1]` ----+
 
-    Cross layers have vectors as kernels: x_{l+1} = x_0 (w_l^T x_l) + b_l + x_l. The last product, of the outputs of
-    both sides one after the other (equation 5), is written as a sum of two: `cross_logit` for the cross side, and the
-    last layer of `top` for the deep one.
+    Kernels of cross layers are vectors: x_{l+1} = x_0 (w_l^T x_l) + b_l + x_l. The last product, of the outputs of both
+    sides one after the other (equation 5), is written as a sum of two: `cross_logit` for the cross side, and the last
+    layer of `top` for the deep one.
 
     Args:
         spec: Features and tables; the tables may have different widths.

@@ -69,14 +69,14 @@ class MatrixFactorization(ClickModel):
         columns = self.embedding.spec.n_ids
         build_layer(self.embedding, [None, columns])
         build_layer(self.linear, [None, columns])
-        build_layer(self.linear_terms, [[None, 2, 1]])
+        build_layer(self.linear_terms, [None, 2, 1])
 
     def logits(self, inputs: Batch, training: bool | None = None) -> tf.Tensor:
         """Return log-odds `[B, 1]`, float32."""
         of_pair = self._of_pair(inputs)
         vectors = look_up(self.embedding, of_pair)
         product = tf.reduce_sum(vectors[:, 0] * vectors[:, 1], axis=1, keepdims=True)
-        return product + self.linear_terms([look_up(self.linear, of_pair)])
+        return product + self.linear_terms(look_up(self.linear, of_pair))
 
     def _of_pair(self, inputs: Batch) -> dict[str, tf.Tensor]:
         """Return the columns of the two features."""

@@ -107,14 +107,14 @@ class LinearModel(ClickModel):
 
     def build_layers(self) -> None:
         """Create the weights of the linear part."""
-        dense = [[None, self.spec.n_dense]] if self.spec.n_dense else []
+        ids, dense = [None, len(self.spec.sparse), 1], [None, self.spec.n_dense]
         build_layer(self.linear, [None, self.spec.n_ids])
-        build_layer(self.linear_terms, [[None, len(self.spec.sparse), 1], *dense])
+        build_layer(self.linear_terms, [ids, dense] if self.spec.n_dense else ids)
 
     def linear_logit(self, inputs: Batch) -> tf.Tensor:
         """Return what the linear part adds to the log-odds, `[B, 1]` float32."""
-        dense = [inputs["dense"]] if self.spec.n_dense else []
-        return self.linear_terms([look_up(self.linear, inputs), *dense])
+        ids = look_up(self.linear, inputs)
+        return self.linear_terms([ids, inputs["dense"]] if self.spec.n_dense else ids)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments; the spec as JSON values."""
