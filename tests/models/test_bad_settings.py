@@ -6,7 +6,7 @@ from tests.models.contract import DIM, SETTINGS, SPECS, make_model
 from tfdlrm.models.build import MODELS
 from tfdlrm.spec.errors import ConfigError
 
-WITH_MLP = [name for name, (_, settings) in SETTINGS.items() if "top_units" in settings]
+WITH_MLP = [case for case, (_, settings) in SETTINGS.items() if "top_units" in settings]
 
 
 @pytest.mark.parametrize("case", WITH_MLP)

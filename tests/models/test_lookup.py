@@ -70,7 +70,7 @@ def test_a_model_of_another_package_is_built_from_a_recipe(folder, name):
     assert (model.share, model.dropout) == (0.1, 0.25)
     model.linear_terms.bias.assign([20.0])
     batch = {"dense": np.zeros([1, 1], np.float32), "sparse": np.zeros([1, 2], np.int32)}
-    assert float(model(batch)) == pytest.approx(1 / (1 + np.exp(-2.0)), rel=1e-5)
+    assert float(model(batch)[0, 0]) == pytest.approx(1 / (1 + np.exp(-2.0)), rel=1e-5)
 
 
 @pytest.mark.parametrize(
