@@ -26,6 +26,10 @@ def serving_rows(model: keras.Model, untouched: UntouchedRows) -> Iterator[None]
     The values are exchanged in place: a second copy of the tables would not fit beside the first. What the model
     computes inside the block is what it answers when served; nothing may train it meanwhile.
 
+    Of a compressed table, only rows that one id alone reads are exchanged: all of a table that is neither hashed nor
+    in two parts, the first `exact_rows` of a hashed one. What several ids share was trained by the others, and stays;
+    so do learned pooling weights, which start at 1. The mean is over stored rows, not over the ids that share them.
+
     Args:
         model: A built `ClickModel`.
         untouched: Rows that no training sample read, by table: those of rare, unseen or missing values as a rule. A
@@ -36,21 +40,25 @@ def serving_rows(model: keras.Model, untouched: UntouchedRows) -> Iterator[None]
     """
     originals: list[tuple[tf.Variable, tf.Tensor, tf.Tensor]] = []
     replaced = checked_rows(model.spec, untouched)
-    # Not every collection holds all tables of the model, and some hold tables that are no feature's own.
+    # A collection may hold some of the model's tables only.
     stored_tables = [
-        (collection.spec.tables[stored.number].name, stored)
+        (collection.spec.tables[stored.number], stored)
         for collection in model.collections.values()
         for stored in collection.stored_tables()
+        if stored.part == "rows"
     ]
     try:
-        for name, (_, _, variable, first, size) in stored_tables:
-            rows = replaced.get(name, np.zeros(0, np.int64))
+        for table, (_, _, variable, first, size) in stored_tables:
+            rows = replaced.get(table.name, np.zeros(0, np.int64))
+            if table.compression is not None and table.compression.hash_rows is not None:
+                rows = rows[rows < table.compression.exact_rows]
             if not rows.size or rows.size == size:
                 continue
             mean = _mean_of_others(variable, first, size, rows)
             indices = tf.constant(first + rows)
             originals.append((variable, indices, tf.gather(variable, indices)))
-            variable.scatter_update(tf.IndexedSlices(tf.constant(np.tile(mean, [rows.size, 1])), indices))
+            means = tf.cast(np.tile(mean, [rows.size, 1]), variable.dtype)
+            variable.scatter_update(tf.IndexedSlices(means, indices))
         yield
     finally:
         for variable, indices, values in originals:

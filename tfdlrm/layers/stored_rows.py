@@ -155,7 +155,9 @@ def read_rows(variable: tf.Variable, rows: tf.Tensor) -> tf.Tensor:
     def read(rows: tf.Tensor) -> Any:
         def gradient(upstream: tf.Tensor, variables: Any = None) -> Any:
             values = tf.reshape(upstream, [-1, variable.shape[1]])
-            return None, [tf.IndexedSlices(values, tf.reshape(rows, [-1]), tf.constant(variable.shape, tf.int64))]
+            return None, [
+                tf.IndexedSlices(values, tf.reshape(rows, [-1]), tf.constant(variable.shape.as_list(), tf.int64))
+            ]
 
         return tf.cast(tf.gather(variable, rows), tf.float32), gradient
 

@@ -114,7 +114,8 @@ class ClickModel(keras.Model):
             **kwargs: Passed on.
 
         Raises:
-            ValueError: `accumulation_steps` is below 1.
+            ValueError: `accumulation_steps` is below 1, or a table is stored in half precision and the optimizer is not
+                one that can tell tables from other weights.
         """
         if accumulation_steps < 1:
             raise ValueError(f"`accumulation_steps` must be at least 1. Received: {accumulation_steps}.")
@@ -124,6 +125,11 @@ class ClickModel(keras.Model):
         bind = getattr(inner, "bind", None)
         if bind is not None:
             bind(tuple(self.collections.values()))
+        elif half := [t.name for t in self.spec.tables if t.stored[0].dtype != "float32"]:
+            raise ValueError(
+                f"`optimizer` must be a `DLRMOptimizer` where tables are stored in half precision ({', '.join(half)}). "
+                f"Received: {type(inner).__name__}."
+            )
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Take one step on one batch, in `accumulation_steps` passes."""

@@ -1,7 +1,9 @@
 """Checkpoints of logical tables: what is stacked, sharded or replicated in memory never appears in the files.
 
-A checkpoint is a directory `step-<n>` with one `.npy` a table and a slot, the dense weights in `dense.npz`, and
-`state.json`. It is written under a temporary name and renamed, so that a directory with the final name is complete.
+A checkpoint is a directory `step-<n>` with one `.npy` a table (or part of a compressed one) and a slot, the dense
+weights in `dense.npz`, and `state.json`. Rows in bfloat16, which `.npy` has no name for, are their bits as uint16: the
+upper halves of float32 values. It is written under a temporary name and renamed, so that a directory with the final
+name is complete.
 """
 
 from __future__ import annotations
@@ -120,11 +122,13 @@ def load_checkpoint(model: keras.Model, path: Path) -> TrainState:
         if not file.is_file():
             raise DataError(f"{file}: missing.")
         stored = np.load(file, mmap_mode="r")
-        expected_shape = (rows, *variable.shape[1:])
-        if stored.shape != expected_shape:
-            raise DataError(f"{file}: shape must be {expected_shape}. Received: {stored.shape}.")
+        expected = (_file_type(variable), (rows, *variable.shape[1:]))
+        if (stored.dtype, stored.shape) != expected:
+            raise DataError(f"{file}: must be {expected[0]} {expected[1]}. Received: {stored.dtype} {stored.shape}.")
         for lo in range(0, rows, _CHUNK_ROWS):
             piece = np.asarray(stored[lo : lo + _CHUNK_ROWS])
+            if variable.dtype == tf.bfloat16:
+                piece = piece.view(variable.dtype.as_numpy_dtype)
             indices = tf.range(first + lo, first + lo + piece.shape[0], dtype=tf.int64)
             variable.scatter_update(tf.IndexedSlices(tf.constant(piece), indices))
     variables = _dense_variables(model)
@@ -212,17 +216,21 @@ def _dense_variables(model: keras.Model) -> dict[str, tf.Variable]:
 def _write_rows(path: Path, variable: tf.Variable, first: int, rows: int) -> int:
     """Write rows [first, first + rows) in chunks and return the CRC-32 of the file."""
     shape = (rows, *variable.shape[1:])
-    out = np.lib.format.open_memmap(path, mode="w+", dtype=variable.dtype.as_numpy_dtype, shape=shape)
+    out = np.lib.format.open_memmap(path, mode="w+", dtype=_file_type(variable), shape=shape)
     for lo in range(0, rows, _CHUNK_ROWS):
         hi = min(rows, lo + _CHUNK_ROWS)
         # A slice of the variable would copy all of it for every chunk.
         piece = tf.gather(variable, tf.range(first + lo, first + hi, dtype=tf.int64)).numpy()
         if not np.isfinite(piece).all():
             raise DataError(f"{path.name}: rows of a table became infinite or nan; the checkpoint is not written.")
-        out[lo:hi] = piece
+        out[lo:hi] = piece.view(out.dtype)
     out.flush()
     del out
     return _crc_of(path)
+
+
+def _file_type(variable: tf.Variable) -> np.dtype:
+    return np.dtype(np.uint16 if variable.dtype == tf.bfloat16 else variable.dtype.as_numpy_dtype)
 
 
 def _crc_of(path: Path) -> int:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
 from tf_keras.optimizers import legacy
 
-from tfdlrm.training.row_optimizers import RowWiseAdagrad, checked_decay, coefficients, plain_name
+from tfdlrm.spec.errors import ConfigError
+from tfdlrm.training.half_rows import is_half
+from tfdlrm.training.row_optimizers import SGD, RowWiseAdagrad, checked_decay, coefficients, plain_name
 
 
 @keras.saving.register_keras_serializable(package="tfdlrm")
@@ -21,7 +23,8 @@ class DLRMOptimizer(legacy.Optimizer):
 
     Args:
         embedding: Optimizer of the tables: `SGD`, `RowWiseAdagrad`, `Adagrad`, `LazyAdam` or `Ftrl`, which move touched
-            rows only. Others of the legacy family work too, but its Adam moves every row.
+            rows only. Others of the legacy family work too, but its Adam moves every row. Tables in half precision
+            take `SGD` without momentum or `RowWiseAdagrad`.
         dense: Any legacy optimizer.
         learning_rate: Factor, or schedule of factors, on the rates of both parts. Defaults to 1.
         dense_weight_decay: Decoupled decay of dense kernels (not biases). Defaults to 0.
@@ -72,8 +75,23 @@ class DLRMOptimizer(legacy.Optimizer):
         part._decayed_lr = lambda dtype: own_rate(dtype) * self._decayed_lr(dtype)
 
     def bind(self, collections: Sequence[Any]) -> None:
-        """Name the layers whose stacked tables the `embedding` part updates."""
+        """Name the layers whose stacked tables the `embedding` part updates.
+
+        Raises:
+            ConfigError: a table is stored in half precision and `embedding` cannot move such rows.
+        """
         self._collections = tuple(collections)
+        self._refuse_half(stack for collection in collections for stack in collection.stacks)
+
+    def _refuse_half(self, tables: Iterable[tf.Variable]) -> None:
+        rounds = isinstance(self.embedding, RowWiseAdagrad) or (
+            isinstance(self.embedding, SGD) and not self.embedding._momentum
+        )
+        if not rounds and any(is_half(table) for table in tables):
+            raise ConfigError(
+                "`embedding` must be SGD without momentum or RowWiseAdagrad where a table is stored in half precision. "
+                f"Received: {type(self.embedding).__name__}."
+            )
 
     def _part_name(self, var: tf.Variable) -> str:
         if self._collections is None:
@@ -94,7 +112,9 @@ class DLRMOptimizer(legacy.Optimizer):
             part._create_hypers()
 
     def _create_slots(self, var_list: Sequence[tf.Variable]) -> None:
-        for name, variables in self._split(var_list).items():
+        split = self._split(var_list)
+        self._refuse_half(split["embedding"])
+        for name, variables in split.items():
             part = getattr(self, name)
             part._create_slots(variables)
             for key, accumulator in getattr(part, "_accumulators", {}).items():

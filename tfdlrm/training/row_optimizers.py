@@ -1,6 +1,7 @@
 """Optimizers of embedding tables that touch only the rows a batch used. `DLRMOptimizer` pairs one with the MLPs' own.
 
-All belong to the `tf_keras.optimizers.legacy` family: the newer one walks whole tables on each sparse step.
+All belong to the `tf_keras.optimizers.legacy` family: the newer one walks whole tables on each sparse step. `SGD` and
+`RowWiseAdagrad` also move tables in half precision, by `tfdlrm.training.half_rows`; their own state is float32.
 """
 
 from __future__ import annotations
@@ -12,10 +13,14 @@ import tensorflow as tf
 import tf_keras as keras
 from tf_keras.optimizers import legacy
 
+from tfdlrm.training.half_rows import is_half, move_half_rows, summed_by_row
+
 
 @keras.saving.register_keras_serializable(package="tfdlrm")
 class SGD(legacy.SGD):
     """Stochastic gradient descent whose sparse step neither sorts nor merges repeated ids: the update is linear.
+
+    A table in half precision is the exception: each of its rows is rounded once a step.
 
     Args:
         learning_rate: Rate or schedule. Defaults to 0.1, the paper's.
@@ -34,8 +39,11 @@ class SGD(legacy.SGD):
     def _resource_apply_sparse_duplicate_indices(
         self, grad: tf.Tensor, var: tf.Variable, indices: tf.Tensor, **kwargs: Any
     ) -> tf.Operation:
+        rate = coefficients(self, var, kwargs.get("apply_state"))["lr_t"]
+        if is_half(var):
+            grad, indices = summed_by_row(grad, indices)
+            return move_half_rows(self, var, indices, rate * grad, rate * self.weight_decay)
         if self.weight_decay:
-            rate = coefficients(self, var, kwargs.get("apply_state"))["lr_t"]
             _decay_rows(var, tf.unique(indices)[0], rate * self.weight_decay)
         return super()._resource_apply_sparse_duplicate_indices(grad, var, indices, **kwargs)
 
@@ -115,6 +123,8 @@ class RowWiseAdagrad(legacy.Optimizer):
         accumulator.scatter_add(tf.IndexedSlices(squares, indices))
         scale = rate / (tf.sqrt(tf.gather(accumulator, indices)) + self.epsilon)
         scale = tf.reshape(scale, [-1] + [1] * (len(var.shape) - 1))
+        if is_half(var):
+            return move_half_rows(self, var, indices, grad * scale, rate * self.weight_decay)
         if self.weight_decay:
             _decay_rows(var, indices, rate * self.weight_decay)
         return var.scatter_sub(tf.IndexedSlices(grad * scale, indices))
@@ -281,8 +291,8 @@ def checked_decay(weight_decay: float) -> float:
 
 
 def coefficients(optimizer: legacy.Optimizer, var: tf.Variable, apply_state: Any) -> dict[str, tf.Tensor]:
-    """Return what `_prepare_local` laid out for the variable's device and dtype."""
-    key = (var.device, var.dtype.base_dtype)
+    """Return what `_prepare_local` lays out for the variable's device, in float32 for one in half precision."""
+    key = (var.device, tf.float32 if is_half(var) else var.dtype.base_dtype)
     found: dict[str, tf.Tensor] = (apply_state or {}).get(key) or optimizer._fallback_apply_state(*key)
     return found
 
