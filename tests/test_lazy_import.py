@@ -37,7 +37,7 @@ def last_line(run: subprocess.CompletedProcess[str]) -> str:
         "import tfdlrm",
         "import tfdlrm.spec",
         "import tfdlrm.spec.config, tfdlrm.spec.criteo, tfdlrm.spec.features",
-        "from tfdlrm import FeatureSpec, load_config",
+        "from tfdlrm import FeatureSpec, fit_budget, load_config",
         "from tfdlrm import evaluate_binary",
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import ROOT
 from tfdlrm.spec.budget import METHODS, BudgetPlan, fit_budget
 from tfdlrm.spec.compression import Compression
 from tfdlrm.spec.criteo import KAGGLE, TERABYTE_40M, click_log_spec, criteo_spec
@@ -207,6 +208,14 @@ def test_text_and_json():
     assert lines[2].startswith("C3     10,131,227  618.36 MiB")
     assert len(lines) == 28
     assert BudgetPlan.from_json(json.dumps(plan.figures())) == plan
+
+
+@pytest.mark.parametrize("part", [4, 16])
+def test_documented_plans(part):
+    text = (ROOT / "docs" / "compression.md").read_text(encoding="utf-8")
+    shown = text.split(f"<!-- plan {part} -->\n```text\n")[1].split("\n...\n```")[0]
+    assert shown.count("\n") > 5
+    assert str(fit_budget(criteo_spec(KAGGLE, 16), KAGGLE_BYTES // part)).startswith(shown)
 
 
 def test_no_tables():

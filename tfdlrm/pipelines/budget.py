@@ -65,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     refuse_directories(args.json, args.plot)
     plan = _plan(args)
+    print(plan.caption)
     print_tables(plan_table(plan))
     write_figures(args.json, plan.figures())
     if args.plot is not None:

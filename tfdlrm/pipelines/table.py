@@ -81,7 +81,7 @@ def fold_table(metrics: Mapping[str, Any]) -> Table:
 
 def plan_table(plan: BudgetPlan) -> Table:
     """Return a line for each embedding table, largest first: its bytes before and after, how and why."""
-    return Table(plan.caption, list(COLUMNS), plan.table())
+    return Table("Embedding tables", list(COLUMNS), plan.table())
 
 
 def print_tables(*tables: Table | None, width: int = PLAIN_WIDTH) -> None:

@@ -1,0 +1,122 @@
+"""The command, and a budget in a run: what is planned is what is stored."""
+
+from __future__ import annotations
+
+import json
+
+import matplotlib.image
+import pytest
+
+from tests.pipelines.small_runs import call, refusal, write_recipe
+from tfdlrm.pipelines import budget, criteo
+from tfdlrm.spec.budget import BudgetPlan, fit_budget
+from tfdlrm.spec.criteo import KAGGLE, criteo_spec
+
+
+def test_published_cardinalities(tmp_path):
+    figures, picture = tmp_path / "plan.json", tmp_path / "plan.png"
+    outcome = call(budget.main, "--dataset", "kaggle", "--budget", "512MB", "--json", figures, "--plot", picture)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.startswith("2.01 GiB of tables in ")
+    assert "10,131,227" in outcome.out
+    plan = BudgetPlan.from_json(figures.read_text())
+    assert plan == fit_budget(criteo_spec(KAGGLE, 16), "512MB")
+    assert matplotlib.image.imread(picture).shape[2] == 4
+
+
+def test_table_rows_with_all_options(tmp_path):
+    figures = tmp_path / "plan.json"
+    arguments = ["--table-rows", "1460,50000,90000", "--embedding-dim", 8, "--budget", "1.5 MiB", "--json", figures]
+    arguments += ["--methods", "bfloat16, dim", "--whole-rows", 2000, "--linear", "--samples", 10_000]
+    assert call(budget.main, *arguments).code == 0
+    plan = json.loads(figures.read_text())
+    assert plan["bytes_before"] == 141_460 * (8 + 1) * 4
+    assert plan["bytes_after"] <= plan["budget"] == 1_572_864
+    assert plan["choices"][0]["why"] == "up to 2,000 rows"
+    assert all(t["compression"] is None or t["compression"]["hash_rows"] is None for t in plan["spec"]["tables"])
+
+
+def test_recipe_that_hashes(tmp_path):
+    path = write_recipe(
+        tmp_path,
+        data={"coding": {"kind": "hash", "buckets": 5000}, "sparse": [{"name": "C1"}, {"name": "C2"}]},
+        model={"embedding_budget": "100kB", "tables": {"C2": {"dtype": "bfloat16"}}},
+    )
+    outcome = call(budget.main, "--config", path)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "no order of count assumed in" in outcome.out
+    assert "set for this table" in outcome.out
+    assert call(budget.main, "--config", path, "--set", "model.tables.C2.dim=2", "--budget", "90kB").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "kaggle"], "`--budget` must be given where the recipe has no `model.embedding_budget`"),
+        (["--dataset", "kaggle", "--budget", "5 parsecs"], "Received: '5 parsecs'"),
+        (["--dataset", "kaggle", "--budget", "0MB"], "Received: '0MB'"),
+        (["--dataset", "kaggle", "--budget=-5"], "Received: '-5'"),
+        (["--dataset", "kaggle", "--budget", "1kB"], "`bytes` must be at least 1"),
+        (["--dataset", "kaggle", "--budget", "1GB", "--methods", "hsh"], "Received: `hsh`. Did you mean `hash`?"),
+        (["--dataset", "kaggle", "--budget", "1GB", "--set", "model.name=x"], "`--set` must come with --config"),
+        (["--work-dir", "nowhere", "--budget", "1GB"], "nowhere: no prepared data. Run the stage `prepare` first."),
+    ],
+)
+def test_one_line_for_what_cannot_be(arguments, message):
+    assert message in refusal(*arguments, main=budget.main)
+
+
+def test_recipe_that_counts_is_refused(tmp_path):
+    line = refusal("--config", write_recipe(tmp_path), "--budget", "1MB", main=budget.main)
+    assert "`--config` must come with `--work-dir`, or `--table-rows` in its place, where vocabularies" in line
+    line = refusal("--table-rows", "10", "--budget", "1MB", "--plot", tmp_path, main=budget.main)
+    assert line == f"{tmp_path}: a directory, where a file must be."
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("budget")
+    recipe = write_recipe(folder, data={"coding": {"kind": "hash", "buckets": 2000}})
+    assert call(criteo.main, "--config", recipe, "--work-dir", folder / "run", "--stages", "prepare").code == 0
+    return folder
+
+
+def test_prepared_rows_are_counted(prepared, tmp_path):
+    figures = tmp_path / "plan.json"
+    outcome = call(budget.main, "--work-dir", prepared / "run", "--budget", "300kB", "--json", figures)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "reads counted in 26 of 26 tables" in outcome.out
+    plan = json.loads(figures.read_text())
+    assert plan["spec"]["tables"][0]["embedding_dim"] == 4
+    data = call(budget.main, "--work-dir", prepared / "run" / "data", "--budget", "300kB")
+    assert (data.code, data.out) == (0, outcome.out.replace(f"figures in {figures}\n", ""))
+
+
+def test_unknown_names_are_told_before_rows_are_prepared(tmp_path):
+    recipe = write_recipe(tmp_path)
+    for setting, message in (
+        ("model.tables.C33.dim=2", "`model.tables` must name a table of the data. Received: `C33`. Did you mean `C3`?"),
+        (
+            'model.learned_weights=["I1"]',
+            "`model.learned_weights` must name a sparse feature of the data. Received: `I1`.",
+        ),
+    ):
+        line = refusal("--config", recipe, "--work-dir", tmp_path / "run", "--set", setting)
+        assert line.startswith(message)
+        assert not (tmp_path / "run" / "data" / "manifest.json").exists()
+
+
+def test_a_run_plans_and_stores_what_it_planned(prepared):
+    folder = prepared / "run"
+    config = ["--config", prepared / "small.toml", "--work-dir", folder, "--overwrite"]
+    setting = ["--set", "model.embedding_budget=300kB", "--set", "train.epochs=1"]
+    outcome = call(criteo.main, *config, *setting, "--stages", "prepare,train")
+    assert outcome.code == 0, outcome.err
+    assert "reads counted in 26 of 26 tables" in outcome.out
+    plan = BudgetPlan.from_json((folder / "report" / "budget.json").read_text())
+    assert 270_000 < plan.bytes_after <= 300_000 < plan.bytes_before
+    assert (folder / "report" / "budget.png").read_bytes().startswith(b"\x89PNG")
+    shown = call(budget.main, "--work-dir", folder)
+    assert shown.out.startswith(plan.caption + "\n")
+    again = call(criteo.main, "--work-dir", folder, "--stages", "evaluate")
+    assert again.code == 0, again.err
