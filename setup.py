@@ -29,6 +29,7 @@ def read_description() -> str:
 CORE = [
     "httpx>=0.27,<1",  # the verify stage asks a server
     "matplotlib>=3.8,<4",
+    "ml-dtypes>=0.5.1,<1",  # bfloat16 for NumPy
     "numpy>=1.26,<3",
     "polars>=2.1,<3",
     "pydantic>=2.8,<3",

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tfdlrm.export.torch_files import read_torch_file
-from tfdlrm.export.torch_names import Array, TorchTable, TorchWeights, find_state_dict, read_names
+from tfdlrm.export.torch_names import TorchTable, TorchWeights, find_state_dict, read_names
 from tfdlrm.models.dlrm import DLRM
 from tfdlrm.spec.errors import ConfigError, DataError, SpecError
 from tfdlrm.spec.features import DenseFeature, FeatureSpec, SparseFeature, TableConfig
@@ -21,8 +21,24 @@ Interaction = Literal["dot", "cat"]
 QuotientRemainderOperation = Literal["mult", "add"]
 
 
+def read(checkpoint: Path | str | Mapping[str, Any]) -> TorchWeights:
+    """Return the weights of a checkpoint, sorted by what they are; those of a `torch.save` file stay in the file.
+
+    Args:
+        checkpoint: A file of `torch.save` (a state dict, or a training state that has one in it) or an `.npz` with the
+            same names, or a mapping from those names to arrays or tensors.
+
+    Raises:
+        OSError: the file cannot be opened.
+        DataError: the checkpoint is damaged, or is no DLRM that can be read; names the weight.
+    """
+    if isinstance(checkpoint, Mapping):
+        return read_names(find_state_dict(checkpoint, "`checkpoint`"), "`checkpoint`")
+    return read_names(find_state_dict(_content(Path(checkpoint)), str(checkpoint)), str(checkpoint))
+
+
 def load(
-    checkpoint: Path | str | Mapping[str, Any],
+    checkpoint: Path | str | Mapping[str, Any] | TorchWeights,
     spec: FeatureSpec | None = None,
     *,
     interaction: Interaction | None = None,
@@ -32,16 +48,15 @@ def load(
     """Return a model with the weights of a checkpoint; it answers what the original answers, and may train on.
 
     Widths, tables and the kind of interaction are read from the shapes. What no checkpoint holds is taken as the
-    original trains it: ReLU after each layer but the last, sum pooling (or what `spec` says), a sigmoid at the end.
-    A learned weight of each row (`v_W_l` of facebookresearch/dlrm) is multiplied into the row. TorchRec puts the
-    dot products in another order: the columns of the first top layer are permuted.
+    original trains it: ReLU after each layer but the last of the top, sum pooling (or what `spec` says), a sigmoid at
+    the end. A learned weight of each row (`v_W_l` of facebookresearch/dlrm) is multiplied into the row. TorchRec puts
+    the dot products in another order: the columns of the first top layer are permuted.
 
     Args:
-        checkpoint: A file of `torch.save` (a state dict, or a training state that has one in it) or an `.npz` with the
-            same names, or a mapping from those names to arrays or tensors. Tables of a `torch.save` file are read
-            piece by piece, so that it may be larger than what memory has left beside the model.
-        spec: What the model reads. Its i-th table is that of the i-th feature; tables of TorchRec are found by name
-            where all names are those of the checkpoint. `None` names dense features I1, I2 ... with the transform
+        checkpoint: As for `read`, or what `read` returned. Tables of a `torch.save` file are copied piece by piece, so
+            that the file may be larger than the memory left beside the model.
+        spec: What the model reads. Its i-th feature reads the checkpoint's i-th table; tables of TorchRec are found by
+            name where all names are those of the checkpoint. `None` names dense features I1, I2 ... with the transform
             `identity`, and sparse ones C1, C2 ... or as TorchRec names their tables, each one-hot with its own table.
         interaction: `"dot"` or `"cat"`; needed only where the shapes allow both.
         qr_operation: How quotient and remainder rows are composed, which no shape tells; needed without `spec`
@@ -62,15 +77,13 @@ def load(
         >>> model.interaction_name, model.bottom_units, model.spec.n_dense
         ('dot', (2,), 3)
     """
-    source = "`checkpoint`" if isinstance(checkpoint, Mapping) else str(checkpoint)
-    content = checkpoint if isinstance(checkpoint, Mapping) else _read(Path(checkpoint))
-    weights = read_names(find_state_dict(content, source), source)
-    dim = _embedding_dim(weights, source)
+    weights = checkpoint if isinstance(checkpoint, TorchWeights) else read(checkpoint)
+    _refuse_unless_of_one_width(weights)
     if spec is None:
-        spec, tables = _inferred_spec(weights, dim, qr_operation, source), weights.tables
+        spec, tables = _inferred_spec(weights, qr_operation), weights.tables
     else:
-        tables = _matched(spec, weights, dim, source)
-    operation, itself = _interaction(weights, len(spec.sparse), dim, interaction, source)
+        tables = _matched(spec, weights)
+    operation, itself = _interaction(weights, len(spec.sparse), interaction)
     model = DLRM(
         spec,
         bottom_units=[layer.weight.shape[0] for layer in weights.bottom],
@@ -82,16 +95,17 @@ def load(
     model.build()
     for table, found in zip(spec.tables, tables, strict=True):
         _fill_table(model, table, found)
-    first = weights.top[0]
+    first, *later = weights.top
     if weights.origin == "TorchRec":
-        weights.top[0] = first._replace(weight=first.weight[:, _lower_from_upper(dim, len(spec.sparse) + 1)])
-    for mlp, layers in ((model.bottom, weights.bottom), (model.top, weights.top)):
+        columns = _lower_from_upper(weights.embedding_dim, len(spec.sparse) + 1)
+        first = first._replace(weight=first.weight[:, columns])
+    for mlp, layers in ((model.bottom, weights.bottom), (model.top, [first, *later])):
         for dense, layer in zip(mlp.hidden, layers, strict=True):
             dense.set_weights([np.asarray(layer.weight.T, np.float32), np.asarray(layer.bias, np.float32)])
     return model
 
 
-def _read(path: Path) -> Any:
+def _content(path: Path) -> Any:
     if path.suffix != ".npz":
         return read_torch_file(path)
     try:
@@ -101,37 +115,33 @@ def _read(path: Path) -> Any:
         raise DataError(f"{path}: must be an .npz of arrays: {error}.") from None
 
 
-def _embedding_dim(weights: TorchWeights, source: str) -> int:
-    """Return d, the width of every vector; a checkpoint in which it differs is refused."""
-    last = weights.bottom[-1]
-    dim = int(last.weight.shape[0])
+def _refuse_unless_of_one_width(weights: TorchWeights) -> None:
+    """Raise unless every table gives vectors as wide as the bottom layers do, and the top layers end in one number."""
+    last, dim = weights.bottom[-1], weights.embedding_dim
     for table in weights.tables:
         for part, array in table.parts.items():
             if array.shape[1] != dim and (part != "rows" or "projection" not in table.parts):
                 raise DataError(
-                    f"{source}: `{table.name}`, {part} of shape {array.shape}, must be as wide as the {dim} outputs of "
-                    f"`{last.name}`, shape {last.weight.shape}."
+                    f"{weights.source}: `{table.name}`, {part} of shape {array.shape}, must be as wide as the {dim} "
+                    f"outputs of `{last.name}`, shape {last.weight.shape}."
                 )
     if weights.top[-1].weight.shape[0] != 1:
         raise DataError(
-            f"{source}: `{weights.top[-1].name}.weight` must have one output. "
+            f"{weights.source}: `{weights.top[-1].name}.weight` must have one output. "
             f"Received: shape {weights.top[-1].weight.shape}."
         )
-    return dim
 
 
-def _inferred_spec(
-    weights: TorchWeights, dim: int, qr_operation: QuotientRemainderOperation | None, source: str
-) -> FeatureSpec:
+def _inferred_spec(weights: TorchWeights, qr_operation: QuotientRemainderOperation | None) -> FeatureSpec:
     named = weights.origin == "TorchRec"
     tables = []
     for number, table in enumerate(weights.tables, 1):
-        rows, compression = _stored_as(table, dim, qr_operation, source)
+        rows, compression = _stored_as(table, qr_operation, weights.source)
         tables.append(
             TableConfig(
                 name=table.name if named else f"C{number}",
                 vocabulary_size=rows,
-                embedding_dim=dim,
+                embedding_dim=weights.embedding_dim,
                 compression=compression,
             )
         )
@@ -144,8 +154,8 @@ def _inferred_spec(
 
 
 def _stored_as(
-    table: TorchTable, dim: int, qr_operation: QuotientRemainderOperation | None, source: str
-) -> tuple[int, Any]:
+    table: TorchTable, qr_operation: QuotientRemainderOperation | None, source: str
+) -> tuple[int, dict[str, Any] | None]:
     """Return the rows of a table as ids see them, and how they are stored."""
     if "quotient" in table.parts:
         if qr_operation is None:
@@ -161,13 +171,13 @@ def _stored_as(
     return rows, {"dim": width} if "projection" in table.parts else None
 
 
-def _matched(spec: FeatureSpec, weights: TorchWeights, dim: int, source: str) -> list[TorchTable]:
+def _matched(spec: FeatureSpec, weights: TorchWeights) -> list[TorchTable]:
     """Return the checkpoint's tables in the order of the spec's; raise unless all shapes are those of the spec."""
     found = {table.name: table for table in weights.tables}
     names = [table.name for table in spec.tables]
     if len(found) != len(names):
         raise SpecError(
-            f"{source}: the checkpoint must have the spec's {len(names)} tables, {names}. "
+            f"{weights.source}: the checkpoint must have the spec's {len(names)} tables, {names}. "
             f"Received: {len(found)}, {list(found)}."
         )
     if set(found) != set(names):  # by position, then
@@ -176,45 +186,59 @@ def _matched(spec: FeatureSpec, weights: TorchWeights, dim: int, source: str) ->
     order = [feature.name for name in found for feature in spec.sparse if feature.table == name]
     if order != list(spec.sparse_names):
         raise SpecError(
-            f"{source}: the spec must have its features in the order of the checkpoint's tables, {order}. "
+            f"{weights.source}: the spec must have its features in the order of the checkpoint's tables, {order}. "
             f"Received: {list(spec.sparse_names)}."
         )
     n_dense = weights.bottom[0].weight.shape[1]
     if n_dense != spec.n_dense:
         raise SpecError(
-            f"{source}: `{weights.bottom[0].name}.weight`, shape {weights.bottom[0].weight.shape}, must take the "
-            f"spec's {spec.n_dense} dense features. Received: {n_dense}."
+            f"{weights.source}: `{weights.bottom[0].name}.weight`, shape {weights.bottom[0].weight.shape}, must take "
+            f"the spec's {spec.n_dense} dense features. Received: {n_dense}."
         )
+    for feature in spec.sparse:
+        _refuse_multiplied_sums(feature, spec.table_of(feature), weights.source)
     for table in spec.tables:
-        _refuse_unless_stored_alike(table, found[table.name], source)
+        _refuse_unless_stored_alike(table, found[table.name], weights.source)
     return [found[name] for name in names]
+
+
+def _refuse_multiplied_sums(feature: SparseFeature, table: TableConfig, source: str) -> None:
+    split = None if table.compression is None else table.compression.quotient_remainder
+    if split is not None and split.operation == "mult" and feature.hotness > 1:
+        raise SpecError(
+            f"{source}: `hotness` of feature `{feature.name}` must be 1: facebookresearch/dlrm sums the quotient rows "
+            "of a bag and its remainder rows, then multiplies the two sums, while here each id has a vector, the "
+            f"product of its rows, and a bag is their sum. Received: {feature.hotness}."
+        )
 
 
 def _refuse_unless_stored_alike(table: TableConfig, found: TorchTable, source: str) -> None:
     wanted = {part.part: (part.rows, part.dim) for part in table.stored}
-    received = {part: array.shape for part, array in found.parts.items()}
-    if wanted != received:
+    if wanted != {part: array.shape for part, array in found.parts.items()}:
         raise SpecError(
             f"{source}: `{found.name}` must be stored as table `{table.name}` of the spec: {_shapes(wanted)}. "
-            f"Received: {_shapes(received)}."
+            f"Received: {_shapes_of(found)}."
         )
     if table.compression is not None and table.compression.hash_rows is not None:
         raise SpecError(
             f"{source}: `hash_rows` of table `{table.name}` must be None: `{found.name}` was trained on ids, "
-            "not on their hashes. "
-            f"Received: {table.compression.hash_rows}."
+            f"not on their hashes. Received: {table.compression.hash_rows}."
         )
+
+
+def _shapes_of(table: TorchTable) -> str:
+    return _shapes({part: array.shape for part, array in table.parts.items()})
 
 
 def _shapes(parts: Mapping[str, tuple[int, ...]]) -> str:
     return ", ".join(f"{part} {tuple(shape)}" for part, shape in parts.items())
 
 
-def _interaction(
-    weights: TorchWeights, n_sparse: int, dim: int, wanted: Interaction | None, source: str
-) -> tuple[Interaction, bool]:
+def _interaction(weights: TorchWeights, n_sparse: int, wanted: Interaction | None) -> tuple[Interaction, bool]:
     """Return the kind of interaction, and whether it keeps the products of vectors with themselves."""
-    first, n = weights.top[0], n_sparse + 1
+    if wanted not in (None, "dot", "cat"):
+        raise ConfigError(f"`interaction` must be 'dot' or 'cat'. Received: {wanted!r}.")
+    first, n, dim = weights.top[0], n_sparse + 1, weights.embedding_dim
     widths: dict[tuple[Interaction, bool], int] = {("dot", False): dim + math.comb(n, 2)}
     if weights.origin != "TorchRec":
         widths |= {("dot", True): dim + math.comb(n + 1, 2), ("cat", False): n * dim}
@@ -227,12 +251,12 @@ def _interaction(
             if wanted in (None, operation)
         )
         raise DataError(
-            f"{source}: `{first.name}.weight` must take what {n_sparse} sparse features and one dense vector of width "
-            f"{dim} give: {shapes}. Received: shape {first.weight.shape}."
+            f"{weights.source}: `{first.name}.weight` must take what {n_sparse} sparse features and one dense vector "
+            f"of width {dim} give: {shapes}. Received: shape {first.weight.shape}."
         )
     if len(fitting) > 1:
         raise ConfigError(
-            f"{source}: `interaction` must be given, 'dot' or 'cat': both fit `{first.name}.weight`, shape "
+            f"{weights.source}: `interaction` must be given, 'dot' or 'cat': both fit `{first.name}.weight`, shape "
             f"{first.weight.shape}."
         )
     return fitting[0]
@@ -252,9 +276,14 @@ def _lower_from_upper(dim: int, vectors: int) -> list[int]:
 
 
 def _fill_table(model: DLRM, table: TableConfig, found: TorchTable) -> None:
-    rows: Array | None = found.parts.get("rows")
-    if table.compression is not None:
-        raise DataError(f"`{found.name}`: tables stored in parts cannot be read yet.")
-    if rows is not None and found.row_weights is not None:
-        rows = np.asarray(rows, np.float32) * np.asarray(found.row_weights, np.float32)[:, np.newaxis]
-    model.embedding.set_table(table.name, rows)
+    parts = found.parts
+    if found.row_weights is not None:
+        rows = np.asarray(parts["rows"], np.float32) * np.asarray(found.row_weights, np.float32)[:, np.newaxis]
+        parts = {**parts, "rows": rows}
+    if table.compression is None:
+        model.embedding.set_table(table.name, parts["rows"])
+        return
+    if not hasattr(model.embedding, "set_part"):
+        raise DataError(f"`{found.name}`: tables stored in parts, {_shapes_of(found)}, cannot be read yet.")
+    for part, array in parts.items():
+        model.embedding.set_part(table.name, part, array)

@@ -63,12 +63,26 @@ class TorchLayer(NamedTuple):
 
 
 class TorchWeights(NamedTuple):
-    """The weights of a DLRM, tables in the order of their features, layers from input to output."""
+    """The weights of a DLRM, tables in the order of their features, layers from input to output.
 
+    Attributes:
+        source: The file, for messages.
+        origin: Whose names they have.
+        tables: One a feature, or fewer where features share one.
+        bottom: What the dense features go through.
+        top: What the interaction goes through.
+    """
+
+    source: str
     origin: Origin
     tables: list[TorchTable]
     bottom: list[TorchLayer]
     top: list[TorchLayer]
+
+    @property
+    def embedding_dim(self) -> int:
+        """Width d of every vector: what comes out of the bottom layers."""
+        return int(self.bottom[-1].weight.shape[0])
 
 
 def find_state_dict(content: Any, source: str) -> Mapping[str, Any]:
@@ -124,7 +138,7 @@ def read_names(state: Mapping[str, Any], source: str) -> TorchWeights:
         bottom, top = reader.layers("bot_l.{}", step=2), reader.layers("top_l.{}", step=2)
     tables = reader.tables(origin)
     reader.refuse_unread()
-    return TorchWeights(origin, tables, bottom, top)
+    return TorchWeights(source, origin, tables, bottom, top)
 
 
 class _Names:

@@ -142,9 +142,10 @@ class ClickModel(keras.Model):
         logs = self.compute_metrics(x, y, predicted, sample_weight)
         return logs
 
-    def get_compile_config(self) -> dict[str, Any]:
-        """Return what `compile` was given."""
-        return {**super().get_compile_config(), "accumulation_steps": self.accumulation_steps}
+    def get_compile_config(self) -> dict[str, Any] | None:
+        """Return what `compile` was given; `None` before."""
+        config = super().get_compile_config()
+        return None if config is None else {**config, "accumulation_steps": self.accumulation_steps}
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments; the spec as JSON values."""
