@@ -12,6 +12,8 @@ import pytest
 from tests.models.test_golden import GOLDEN
 from tfdlrm.export import torch_dlrm
 from tfdlrm.export.torch_files import read_torch_file
+from tfdlrm.layers.embedding import EmbeddingCollection
+from tfdlrm.spec.compression import Compression
 from tfdlrm.spec.errors import ConfigError, DataError, SpecError
 from tfdlrm.spec.features import FeatureSpec
 
@@ -103,6 +105,71 @@ def test_learned_weights_of_rows_answer_as_the_reference():
     model = torch_dlrm.load(GOLDEN / "facebook_learned.pt", spec)
     answer = model({"dense": numbers["learned/dense"], "sparse": numbers["learned/sparse"]})
     np.testing.assert_allclose(answer, numbers["learned/probability"], atol=1e-5)
+
+
+STORED_IN_PARTS = {
+    "qr_mult": (4, "mult", 1),
+    "qr_add": (4, "add", 3),
+    "md": (None, None, 3),
+}
+parts_are_written = pytest.mark.skipif(not hasattr(EmbeddingCollection, "set_part"), reason="no table has parts yet")
+
+
+def spec_in_parts(name, hotness=None):
+    """Return the spec of a model with tables of 30, 4 and 18 rows, the small one whole."""
+    collisions, operation, bags = STORED_IN_PARTS[name]
+    if collisions:
+        large = [{"quotient_remainder": {"collisions": collisions, "operation": operation}}] * 2
+    else:
+        large = [{"dim": 2}, {"dim": 1}]
+    return FeatureSpec(
+        dense=[{"name": f"d{i}"} for i in range(3)],
+        sparse=[{"name": f"f{i}", "table": f"t{i}", "hotness": hotness or bags} for i in range(3)],
+        tables=[
+            {"name": f"t{i}", "vocabulary_size": n, "embedding_dim": 4, "compression": compression}
+            for i, (n, compression) in enumerate(((30, large[0]), (4, None), (18, large[1])))
+        ],
+    )
+
+
+@parts_are_written
+@pytest.mark.parametrize("name", STORED_IN_PARTS)
+def test_tables_stored_in_parts_answer_as_the_reference(name):
+    numbers = np.load(GOLDEN / "facebook_tricks.npz")
+    model = torch_dlrm.load(GOLDEN / f"facebook_{name}.pt", spec_in_parts(name))
+    answer = model({"dense": numbers[f"{name}/dense"], "sparse": numbers[f"{name}/sparse"]})
+    np.testing.assert_allclose(answer, numbers[f"{name}/probability"], atol=1e-5)
+
+
+@parts_are_written
+def test_parts_are_inferred_but_for_the_operation():
+    numbers = np.load(GOLDEN / "facebook_tricks.npz")
+    with pytest.raises(ConfigError, match=r"`qr_operation` must be 'mult' or 'add'.*`emb_l.0`"):
+        torch_dlrm.load(GOLDEN / "facebook_qr_mult.pt")
+    model = torch_dlrm.load(GOLDEN / "facebook_qr_mult.pt", qr_operation="mult")
+    assert [table.vocabulary_size for table in model.spec.tables] == [32, 4, 20]  # at most: 30 and 18 were trained
+    answer = model({"dense": numbers["qr_mult/dense"], "sparse": numbers["qr_mult/sparse"]})
+    np.testing.assert_allclose(answer, numbers["qr_mult/probability"], atol=1e-5)
+    projected = torch_dlrm.load(GOLDEN / "facebook_md.pt")
+    assert [t.compression and t.compression.dim for t in projected.spec.tables] == [2, None, 1]
+
+
+def test_sums_that_are_multiplied_are_refused():
+    with pytest.raises(SpecError, match=r"`hotness` of feature `f0` must be 1: .*sums the quotient rows.*Received: 3"):
+        torch_dlrm.load(GOLDEN / "facebook_qr_mult.pt", spec_in_parts("qr_mult", hotness=3))
+
+
+def test_parts_of_another_shape_are_refused():
+    message = (
+        r"`emb_l.0` must be stored as table `t0` .*: rows \(30, 2\), projection \(2, 4\). Received: quotient \(8, 4\)"
+    )
+    with pytest.raises(SpecError, match=message):
+        torch_dlrm.load(GOLDEN / "facebook_qr_add.pt", spec_in_parts("md"))
+    spec = spec_in_parts("md")
+    hashed = spec.tables[0].model_copy(update={"vocabulary_size": 99, "compression": Compression(hash_rows=30, dim=2)})
+    other = FeatureSpec(dense=spec.dense, sparse=spec.sparse, tables=(hashed, *spec.tables[1:]))
+    with pytest.raises(SpecError, match=r"`hash_rows` of table `t0` must be None.*Received: 30"):
+        torch_dlrm.load(GOLDEN / "facebook_md.pt", other)
 
 
 @pytest.mark.parametrize(
