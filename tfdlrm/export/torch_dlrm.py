@@ -99,6 +99,7 @@ def load(
     if weights.origin == "TorchRec":
         columns = _lower_from_upper(weights.embedding_dim, len(spec.sparse) + 1)
         first = first._replace(weight=first.weight[:, columns])
+    assert model.bottom is not None, "every checkpoint has bottom layers, and so dense features"
     for mlp, layers in ((model.bottom, weights.bottom), (model.top, [first, *later])):
         for dense, layer in zip(mlp.hidden, layers, strict=True):
             dense.set_weights([np.asarray(layer.weight.T, np.float32), np.asarray(layer.bias, np.float32)])
