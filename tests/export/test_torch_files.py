@@ -188,8 +188,13 @@ def test_old_and_foreign_files_are_refused_with_the_way_out(tmp_path):
         read_torch_file(tmp_path / "empty.pt")
     with pytest.raises(DataError, match=r"must be little-endian. Received: 'big'.*torch.save"):
         read_torch_file(write(tmp_path / "big.pt", mapping(w=tensor()), byteorder=b"big"))
-    with pytest.raises(DataError, match=r"`saved/data/0` must not be compressed"):
+    with pytest.raises(DataError, match=r"`saved/data.pkl` must not be compressed"):
         read_torch_file(write(tmp_path / "small.pt", mapping(w=tensor()), compression=zipfile.ZIP_DEFLATED))
+    with zipfile.ZipFile(tmp_path / "half.pt", "w") as archive:
+        archive.writestr("saved/data.pkl", b"\x80\x02" + mapping(w=tensor()) + b".")
+        archive.writestr("saved/data/0", bytes(24), zipfile.ZIP_DEFLATED)
+    with pytest.raises(DataError, match=r"`saved/data/0` must not be compressed"):
+        read_torch_file(tmp_path / "half.pt")
     with pytest.raises(DataError, match=r"TorchScript"):
         read_torch_file(write(tmp_path / "script.pt", mapping(w=tensor()), **{"constants.pkl": b""}))
     with zipfile.ZipFile(tmp_path / "other.pt", "w") as archive:

@@ -136,13 +136,18 @@ def _pickle_of(path: Path, archive: zipfile.ZipFile) -> tuple[bytes, str]:
     order = f"{folder}byteorder"
     if order in archive.namelist() and archive.read(order) != b"little":
         raise DataError(f"{path}: must be little-endian. Received: {archive.read(order).decode()!r}; {_AS_NOW}.")
+    _refuse_compressed(path, archive.getinfo(found[0]))  # a small file could unpack to more than memory holds
     return archive.read(found[0]), folder
+
+
+def _refuse_compressed(path: Path, info: zipfile.ZipInfo) -> None:
+    if info.compress_type != zipfile.ZIP_STORED:
+        raise DataError(f"{path}: `{info.filename}` must not be compressed, as torch.save never does; {_AS_NOW}.")
 
 
 def _place(path: Path, file: Any, info: zipfile.ZipInfo) -> tuple[int, int]:
     """Return where an entry's bytes begin in the file, and how many there are."""
-    if info.compress_type != zipfile.ZIP_STORED:
-        raise DataError(f"{path}: `{info.filename}` must not be compressed, as torch.save never does; {_AS_NOW}.")
+    _refuse_compressed(path, info)
     file.seek(info.header_offset)
     signature, name, extra = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
     if signature != b"PK\x03\x04":
