@@ -6,6 +6,7 @@ import json
 import shutil
 
 import numpy as np
+import polars as pl
 import pytest
 import tensorflow as tf
 import tf_keras as keras
@@ -13,10 +14,9 @@ import tf_keras as keras
 from tests.models.test_golden import GOLDEN
 from tests.pipelines.small_runs import call, refusal
 from tfdlrm.data.encoder import FeatureEncoder
-from tfdlrm.data.planted import write_planted
-from tfdlrm.data.prepare import prepare
+from tfdlrm.data.vocabulary_builder import VocabularyBuilder
 from tfdlrm.pipelines import import_torch
-from tfdlrm.spec.config import DataConfig
+from tfdlrm.spec.coding import Encoding, FeatureCoding, TableCoding
 from tfdlrm.spec.features import FeatureSpec
 
 FINAL = GOLDEN / "dot_sgd_final.pt"
@@ -60,32 +60,47 @@ def test_a_checkpoint_becomes_a_keras_file(golden, tmp_path):
     np.testing.assert_allclose(answer, golden["forward/final_on_step0"], atol=1e-5)
 
 
-def test_with_the_prepared_rows_it_was_trained_on_it_is_served_on_raw_values(tmp_path):
-    write_planted(tmp_path / "rows.tsv", 1500)
-    prepare(DataConfig(), [tmp_path / "rows.tsv"], tmp_path / "data", 8)
-    encoder = FeatureEncoder.load(tmp_path / "data")
+def test_with_the_encoder_of_its_rows_it_is_served_on_raw_values(tmp_path):
+    names = ("city", "shop")
+    encoding = Encoding(
+        features={name: FeatureCoding(source=name) for name in names},
+        # As published recipes have it: what was never seen has no row, and serving must be told.
+        tables={name: TableCoding(value="string", oov_row=None, missing_row=0, first_id=1) for name in names},
+    )
+    builder = VocabularyBuilder(encoding, {name: name for name in names}, standardize=[])
+    builder.add(pl.DataFrame({"city": ["Rome", "Oslo", "Rome"], "shop": ["a", "b", "b"]}))
+    vocabularies, stats = builder.build()
+    spec = FeatureSpec(
+        dense=[{"name": "price"}],
+        sparse=[{"name": name, "table": name} for name in names],
+        tables=[
+            {"name": name, "vocabulary_size": vocabulary.rows, "embedding_dim": 1}
+            for name, vocabulary in vocabularies.items()
+        ],
+    )
+    FeatureEncoder(spec, encoding, vocabularies, stats).save(tmp_path / "data")
     rng = np.random.default_rng(2)
-    tables = [table.vocabulary_size for table in encoder.spec.tables]
-    vectors = len(tables) + 1
-    shapes = {f"emb_l.{i}.weight": (rows, 4) for i, rows in enumerate(tables)}
-    shapes |= {"bot_l.0.weight": (4, 13), "bot_l.0.bias": (4,)}
-    shapes |= {"top_l.0.weight": (1, 4 + vectors * (vectors - 1) // 2), "top_l.0.bias": (1,)}
-    np.savez(tmp_path / "w.npz", **{name: rng.normal(size=shape, scale=0.2) for name, shape in shapes.items()})
+    shapes = {f"emb_l.{i}.weight": (table.vocabulary_size, 5) for i, table in enumerate(spec.tables)}
+    shapes |= {"bot_l.0.weight": (5, 1), "bot_l.0.bias": (5,), "top_l.0.weight": (1, 8), "top_l.0.bias": (1,)}
+    weights = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    np.savez(tmp_path / "w.npz", **weights)
     outcome = call(
         *(import_torch.main, "--checkpoint", tmp_path / "w.npz", "--tables-from", tmp_path / "data"),
-        *("--out", tmp_path / "raw"),
+        *("--out", tmp_path / "raw", "--unseen", "zeros"),
     )
     assert (outcome.code, outcome.err) == (0, "")
-    served = tf.saved_model.load(str(tmp_path / "raw" / "1"))
-    raw = {
-        name: tf.constant([1.0, float("nan")] if spec.dtype == tf.float32 else ["68fd1e64", ""])
-        for name, spec in encoder.raw_signature().items()
-    }
-    by_ids = served.signatures["serve_ids"](
-        **{k: tf.cast(v, tf.int64) if k == "sparse" else v for k, v in encoder.encode(raw).items()}
-    )
-    by_values = served.signatures["serving_default"](**raw)
-    np.testing.assert_allclose(by_values["probability"], by_ids["probability"], atol=1e-6)
+    served = tf.saved_model.load(str(tmp_path / "raw" / "1")).signatures["serving_default"]
+    answer = served(
+        price=tf.constant([2.0, float("nan")]), city=tf.constant(["Oslo", "Bonn"]), shop=tf.constant(["", "b"])
+    )["probability"]
+    # Row 0 is a missing value's, row 1 the most frequent value's.
+    cities, shops, nothing = weights["emb_l.0.weight"], weights["emb_l.1.weight"], np.zeros(5)
+    by_hand = []
+    for price, a, b in ((2.0, cities[2], shops[0]), (0.0, nothing, shops[1])):
+        x = np.maximum(np.log1p(price) * weights["bot_l.0.weight"][:, 0] + weights["bot_l.0.bias"], 0)
+        features = np.concatenate([x, [a @ x, b @ x, b @ a]])
+        by_hand.append(1 / (1 + np.exp(-(weights["top_l.0.weight"] @ features + weights["top_l.0.bias"]))))
+    np.testing.assert_allclose(answer, by_hand, atol=1e-5)
 
 
 def test_without_out_it_only_looks(tmp_path):
