@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,17 +18,16 @@ from tfdlrm.models.build import build
 from tfdlrm.pipelines.cli import CheckFailed, python_command
 from tfdlrm.pipelines.console import Console, Stopwatch
 from tfdlrm.pipelines.stages import evaluate, export, generate, prepare, report, train, verify
-from tfdlrm.pipelines.stages.context import Run
+from tfdlrm.pipelines.stages.context import Run, damage_told
 from tfdlrm.pipelines.table import print_tables, result_table, stage_table
 from tfdlrm.pipelines.work_dir import WorkDir
 from tfdlrm.spec.config import RunConfig
 from tfdlrm.spec.derive import encoding_of, refuse_unstated_rows, spec_of
-from tfdlrm.spec.errors import ConfigError, DataError, UserError
+from tfdlrm.spec.errors import ConfigError, UserError
 from tfdlrm.spec.model_spec import refuse_unknown_names, without_compression
 from tfdlrm.training.trainer import compile_model
 
 _PORT = 8501  # TensorFlow Serving's own
-_DAMAGE = re.compile(r"assertion failed: \[([^\]]*manifest\.json names[^\]]*)\]")
 
 
 @dataclass(frozen=True)
@@ -124,13 +122,8 @@ def do_stage(stage: Stage, run: Run) -> dict[str, Any] | None:
         UserError, CheckFailed: as `run_pipeline`.
     """
     try:
-        return stage.work(run)
-    except tf.errors.OpError as error:
-        # The input graph checks every block against the manifest; what it found is the user's to mend.
-        damage = _DAMAGE.search(str(error))
-        if damage is None:
-            raise
-        raise DataError(damage[1].replace('"', "").strip() + ".") from None
+        with damage_told():
+            return stage.work(run)
     except VerifyError as error:
         raise CheckFailed(str(error)) from None
     finally:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +31,20 @@ from tfdlrm.spec.model_spec import budget_plan, model_spec
 from tfdlrm.spec.raw import CRITEO_FORMAT
 from tfdlrm.training.checkpoint import checkpoints, load_checkpoint, read_train_state
 from tfdlrm.training.trainer import compile_model
+
+_DAMAGE = re.compile(r"assertion failed: \[([^\]]*manifest\.json names[^\]]*)\]")
+
+
+@contextmanager
+def damage_told() -> Iterator[None]:
+    """Raise `DataError` where the input graph finds a block that is not what the manifest says."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        damage = _DAMAGE.search(str(error))
+        if damage is None:
+            raise
+        raise DataError(damage[1].replace('"', "").strip() + ".") from None
 
 
 @dataclass(frozen=True)
@@ -162,6 +179,10 @@ class Run:
     def chosen_weights(self) -> str:
         """Return `"best"` or `"last"`: what `evaluate.weights` names, the last where validation had no say."""
         return self.config.evaluate.weights if "best" in self.weights() else "last"
+
+    def chosen_step(self) -> int:
+        """Return the step of those weights."""
+        return int(self.weights()[self.chosen_weights()].name.removeprefix("step-"))
 
     def weights(self) -> dict[str, Path]:
         """Return the checkpoints of the last step and, if there was a validation, of the best.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,11 +14,12 @@ from tfdlrm.pipelines.stages.evaluate import PREDICTIONS
 from tfdlrm.pipelines.table import result_table, stage_table
 from tfdlrm.pipelines.work_dir import config_toml
 from tfdlrm.report.curves import reliability_bins, roc_points
+from tfdlrm.report.explanation import sections
 from tfdlrm.report.html import Plot, Section, Table, render
 from tfdlrm.report.plots import learning_curve, reliability_diagram, roc_curves, score_distribution
 from tfdlrm.spec.errors import DataError
 
-PAGE = "index.html"
+PAGE, EXPLANATION = "index.html", "explain.json"
 _NAMES = {"baseline": "hashed logistic regression", "bayes": "best possible"}
 
 
@@ -28,21 +30,31 @@ def work(run: Run) -> dict[str, Any]:
         raise DataError(f"{run.work_dir.path}: nothing to report on. Run the stage `evaluate` first.")
     stages = metrics["stages"]
     results = result_table(metrics)
-    sections = [
+    page_sections = [
         Section("Results", tables=[results] if results else [], plots=_result_plots(run, stages["evaluate"])),
         Section("Training", plots=_training_plots(stages["train"])),
+        *explained_sections(run),
         Section("Data", tables=[_split_table(stages["prepare"])] if "prepare" in stages else []),
         Section("Stages", tables=[stage_table(metrics)]),
         Section("Configuration", code=[config_toml(run.config)]),
     ]
     page = run.work_dir.report / PAGE
-    write_atomic(page, render(run.config.name, sections))
+    write_atomic(page, render(run.config.name, page_sections))
     return {"page": str(page)}
 
 
 def summary(results: Mapping[str, Any]) -> str:
     """Say where the page is."""
     return str(results["page"])
+
+
+def explained_sections(run: Run) -> list[Section]:
+    """Return what `tfdlrm.pipelines.explain` found out about the exported weights, if it was asked."""
+    file = run.work_dir.report / EXPLANATION
+    if not file.is_file():
+        return []
+    figures = json.loads(file.read_text(encoding="utf-8"))
+    return sections(figures) if figures["step"] == run.chosen_step() else []
 
 
 def _result_plots(run: Run, evaluated: Mapping[str, Any]) -> list[Plot]:
