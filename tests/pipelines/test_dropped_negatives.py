@@ -82,7 +82,13 @@ def test_it_is_said_and_recorded(run: Run) -> None:
     work_dir, outcome = run
     assert "corrected for 80.0% of the rows without a click left out: calibration " in outcome.out
     assert "log-odds corrected by -1.6094 for the rows left out" in outcome.out
-    assert "without correction" in " ".join(outcome.out.split())
+    evaluated = stages(work_dir)["evaluate"]
+    page = (work_dir / "report" / "index.html").read_text(encoding="utf-8")
+    for name in ("best", "bayes"):
+        with_it = evaluated["metrics"][name]["calibration"]
+        without = evaluated["correction"]["calibration_without"][name]
+        assert f"{with_it:.4f} {without:.4f}" in " ".join(outcome.out.split())
+        assert f"<td>{with_it:.4f}</td><td>{without:.4f}</td>" in page
     exported = stages(work_dir)["export"]
     record = json.loads((Path(exported["path"]) / "assets.extra" / "tfdlrm.json").read_text())
     assert record["logit_shift"] == exported["logit_shift"] == pytest.approx(np.log(0.2))

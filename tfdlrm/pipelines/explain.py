@@ -131,7 +131,7 @@ def _some(run: Run, split: str, rows: int, seed: int) -> list[tuple[Any, ...]]:
 def _write(run: Run, figures: dict[str, Any], copy: Path | None) -> None:
     """Print the tables; write figures and plots to `report/`, and the page anew if there is one."""
     from tfdlrm.pipelines.stages import report
-    from tfdlrm.report.explanation import decile_table, importance_table, plots, usage_table
+    from tfdlrm.report.explanation import importance_table, plots, usage_tables
 
     folder = run.work_dir.report
     text = json_text(figures)
@@ -140,7 +140,7 @@ def _write(run: Run, figures: dict[str, Any], copy: Path | None) -> None:
             write_atomic(file, text)
     for name, plot in plots(figures).items():
         write_atomic(folder / name, plot.png)
-    print_tables(importance_table(figures), usage_table(figures), decile_table(figures))
+    print_tables(importance_table(figures), *usage_tables(figures))
     if (folder / report.PAGE).is_file():
         report.work(run)
         print(f"Page: {folder / report.PAGE}")

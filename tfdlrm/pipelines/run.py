@@ -19,7 +19,7 @@ from tfdlrm.pipelines.cli import CheckFailed, python_command
 from tfdlrm.pipelines.console import Console, Stopwatch
 from tfdlrm.pipelines.stages import evaluate, export, generate, prepare, report, train, verify
 from tfdlrm.pipelines.stages.context import Run, damage_told
-from tfdlrm.pipelines.table import print_tables, result_table, stage_table
+from tfdlrm.pipelines.table import correction_table, print_tables, result_table, stage_table
 from tfdlrm.pipelines.work_dir import WorkDir
 from tfdlrm.spec.config import RunConfig
 from tfdlrm.spec.derive import encoding_of, refuse_unstated_rows, spec_of
@@ -90,7 +90,7 @@ def run_pipeline(
         run.console.say(f"{name + ':':<10} {STAGES[name].summary(results)} ({watch.seconds:,.1f} s)")
     metrics = work_dir.metrics()
     if table:
-        print_tables(stage_table(metrics), result_table(metrics))
+        print_tables(stage_table(metrics), result_table(metrics), correction_table(metrics))
         for line in _serving_commands(run):
             print(line)
     return metrics

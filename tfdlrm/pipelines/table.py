@@ -14,6 +14,7 @@ from tfdlrm.report.html import Table
 from tfdlrm.spec.budget import COLUMNS, BudgetPlan
 
 _SCORERS = {"best": "DLRM, best weights", "last": "DLRM, last weights", "baseline": "hashed logistic regression"}
+_TRUTH = {"bayes": "best possible (planted truth)"}
 PLAIN_WIDTH = 120
 
 
@@ -36,11 +37,8 @@ def result_table(metrics: Mapping[str, Any]) -> Table | None:
     columns = ["", "AUC", "95% interval", "log loss", "NE", "calibration", "accuracy"]
     if bayes:
         columns.insert(3, "to best AUC")
-    correction = evaluated.get("correction")
-    if correction:
-        columns.insert(-1, "without correction")
     rows = []
-    for name, label in {**_SCORERS, "bayes": "best possible (planted truth)"}.items():
+    for name, label in {**_SCORERS, **_TRUTH}.items():
         if name not in results:
             continue
         m = results[name]
@@ -48,17 +46,34 @@ def result_table(metrics: Mapping[str, Any]) -> Table | None:
         cells = [_number(m["auc"], ".4f"), f"{low} to {high}"]
         cells += [_number(_difference(bayes["auc"], m["auc"]), ".4f")] if bayes else []
         cells += [_number(m["log_loss"], ".5f"), _number(m["normalized_entropy"], ".4f")]
-        cells += [_number(m["calibration"], ".4f")]
-        cells += [_number(correction["calibration_without"][name], ".4f")] if correction else []
-        cells += [_number(m["accuracy"], ".4f")]
+        cells += [_number(m["calibration"], ".4f"), _number(m["accuracy"], ".4f")]
         exported = " (exported)" if name == evaluated["exported"] else ""
         rows.append([label + exported, *cells])
     base_rate = next(iter(results.values()))["base_rate"]
     caption = f"{evaluated['rows']:,} {evaluated['split']} rows, mean label {base_rate:.4f}"
-    if correction:
-        times = 1 / (1 - correction["drop_negatives"])
+    if "correction" in evaluated:
+        times = 1 / (1 - evaluated["correction"]["drop_negatives"])
         caption += f" with each row of label 0 counted {times:,.4g} times, for those left out"
     return Table(caption, columns, rows)
+
+
+def correction_table(metrics: Mapping[str, Any]) -> Table | None:
+    """Return what the correction for rows left out did to the calibration, `None` where there was none."""
+    evaluated = metrics.get("stages", {}).get("evaluate", {})
+    correction = evaluated.get("correction")
+    if correction is None:
+        return None
+    without = correction["calibration_without"]
+    rows = [
+        [label, _number(evaluated["metrics"][name]["calibration"], ".4f"), _number(without[name], ".4f")]
+        for name, label in {**_SCORERS, **_TRUTH}.items()
+        if name in without
+    ]
+    caption = (
+        f"Calibration, corrected for the {correction['drop_negatives']:.1%} of rows of label 0 that were left out: "
+        f"{correction['logit_shift']:.4f} on the log-odds"
+    )
+    return Table(caption, ["", "corrected", "without"], rows)
 
 
 def fold_table(metrics: Mapping[str, Any]) -> Table:

@@ -10,6 +10,7 @@ from tfdlrm.report.html import Plot, Section, Table
 
 Figures = Mapping[str, Any]
 _USED_TABLES = 5
+_GROUPS = 10
 
 
 def importance_table(figures: Figures) -> Table:
@@ -29,37 +30,32 @@ def importance_table(figures: Figures) -> Table:
     return Table(caption, ["feature", "kind", "log loss rises by", "spread", "AUC falls by", "spread"], rows)
 
 
-def usage_table(figures: Figures) -> Table:
-    """Return a line for each embedding table."""
-    columns = ["table", "rows", "used", "share used", "reads", "a used row", "to top 1%", "norm", "5%", "50%", "95%"]
-    columns += ["used rows", "unused rows", "norm and reads"]
-    rows = []
+def usage_tables(figures: Figures) -> list[Table]:
+    """Return how embedding tables are read, how long their vectors are, and, where any is read, their norm by use."""
+    reads, norms, deciles = [], [], []
     for table in figures["tables"]:
+        name = table["table"]
         low, middle, high = (table["norm_quantiles"][i] for i in (1, 3, 5))
-        used, reads = table["used"], table["reads"]
-        known = ["" for _ in range(5)]
-        if used is not None:
-            known = [f"{used:,}", f"{used / table['rows']:.1%}", f"{reads:,}", f"{reads / used:,.1f}" if used else "-"]
-            known.append(_number(table["top_share"], ".1%"))
-        norms = [_number(value, ".3g") for value in (table["norm_mean"], low, middle, high)]
-        by_use = [_number(table[key], ".3g") if used is not None else "" for key in ("norm_used", "norm_unused")]
-        correlation = _number(table["correlation"], ".2f") if used is not None else ""
-        rows.append([table["table"], f"{table['rows']:,}", *known, *norms, *by_use, correlation])
-    return Table(f"Embedding tables after {figures['training_rows']:,} training rows", columns, rows)
-
-
-def decile_table(figures: Figures) -> Table | None:
-    """Return the mean norm by decile of use, a line for each table with used rows; `None` where there is none."""
-    tables = [table for table in figures["tables"] if table["deciles"]]
-    if not tables:
-        return None
-    groups = max(len(table["deciles"]) for table in tables)
-    rows = []
-    for table in tables:
-        cells = [f"{group['norm']:.3g} ({group['least']:,}+)" for group in table["deciles"]]
-        rows.append([table["table"], *cells, *[""] * (groups - len(cells))])
-    caption = "Mean norm of used rows in tenths, most read first; in brackets the fewest reads of a row of that tenth"
-    return Table(caption, ["table", *(str(i + 1) for i in range(groups))], rows)
+        by_use: list[str] = ["", "", ""]
+        if table["used"] is not None:
+            used, count = table["used"], table["reads"]
+            cells = [f"{table['rows'] - used:,}", f"{used / table['rows']:.1%}", f"{count:,}"]
+            cells += [f"{count / used:,.1f}" if used else "-", _number(table["top_share"], ".1%")]
+            reads.append([name, f"{table['rows']:,}", *cells])
+            by_use = [_number(table[key], ".3g") for key in ("norm_used", "norm_unused")]
+            by_use.append(_number(table["correlation"], ".2f"))
+        norms.append([name, *(_number(value, ".3g") for value in (table["norm_mean"], low, middle, high)), *by_use])
+        if table["deciles"]:
+            own = [f"{group['norm']:.3g}" for group in table["deciles"]]
+            deciles.append([name, *own, *[""] * (_GROUPS - len(own))])
+    columns = ["table", "rows", "never read", "share used", "reads", "by used row", "top 1% of rows have"]
+    found = [Table(f"Reads of {figures['training_rows']:,} training rows", columns, reads)] if reads else []
+    columns = ["table", "mean", "5%", "50%", "95%", "used rows", "unused rows", "rank corr. with reads"]
+    found.append(Table("Norms of vectors", columns, norms))
+    if deciles:
+        caption = "Mean norm of used rows in tenths, most read first"
+        found.append(Table(caption, ["table", *(str(i + 1) for i in range(_GROUPS))], deciles))
+    return found
 
 
 def plots(figures: Figures) -> dict[str, Plot]:
@@ -78,9 +74,8 @@ def plots(figures: Figures) -> dict[str, Plot]:
 
 
 def sections(figures: Figures) -> list[Section]:
-    """Return two sections of a page."""
+    """Return sections of a page: features, and tables."""
     drawn = plots(figures)
-    deciles = decile_table(figures)
     text = (
         "A feature is dealt out anew among the rows, a bag with its weights. What other features tell as well is not "
         "missed: features that stand for one another all look unimportant."
@@ -89,7 +84,7 @@ def sections(figures: Figures) -> list[Section]:
         Section("Importance of features", [text], [importance_table(figures)], [drawn["importance.png"]]),
         Section(
             "Embedding tables",
-            tables=[usage_table(figures), *([deciles] if deciles else [])],
+            tables=usage_tables(figures),
             plots=[drawn[name] for name in drawn if name == "norms.png"],
         ),
     ]

@@ -11,7 +11,7 @@ import numpy as np
 from tfdlrm.data.files import write_atomic
 from tfdlrm.pipelines.stages.context import Run
 from tfdlrm.pipelines.stages.evaluate import PREDICTIONS
-from tfdlrm.pipelines.table import result_table, stage_table
+from tfdlrm.pipelines.table import correction_table, result_table, stage_table
 from tfdlrm.pipelines.work_dir import config_toml
 from tfdlrm.report.curves import reliability_bins, roc_points
 from tfdlrm.report.explanation import sections
@@ -29,9 +29,9 @@ def work(run: Run) -> dict[str, Any]:
     if "evaluate" not in metrics.get("stages", {}):
         raise DataError(f"{run.work_dir.path}: nothing to report on. Run the stage `evaluate` first.")
     stages = metrics["stages"]
-    results = result_table(metrics)
+    results = [table for table in (result_table(metrics), correction_table(metrics)) if table is not None]
     page_sections = [
-        Section("Results", tables=[results] if results else [], plots=_result_plots(run, stages["evaluate"])),
+        Section("Results", tables=results, plots=_result_plots(run, stages["evaluate"])),
         Section("Training", plots=_training_plots(stages["train"])),
         *explained_sections(run),
         Section("Data", tables=[_split_table(stages["prepare"])] if "prepare" in stages else []),
