@@ -77,9 +77,8 @@ class CompareConfig(Frozen):
         seeds: Seeds of weights and order of samples. Within a seed all models see the samples in the same order.
         datasets, models, optimizers: What is compared. Optimizers default to the recipe's own, labelled `recipe`.
         evaluate_points: Points of a learning curve. Where a recipe stops early its own validations are the points.
-        equal_parameters: Label of the model whose number of dense weights the others are brought to by scaling the
-            hidden widths of `top_units`, and `cin_units` and `cross_rank` with them. Defaults to `None`: widths stay as
-            given.
+        equal_parameters: Label of the model whose number of dense weights the others are brought to, by scaling the
+            hidden widths of `top_units`, and `cin_units` and `cross_rank` with them. Defaults to `None`: widths stay.
         reference: Label of the model that significance is tested against. Defaults to `equal_parameters`, else to the
             first model.
         figure_models: Labels of the models in the figure. Defaults to all.

@@ -130,6 +130,7 @@ def scaled_widths(
     widest = best.index(max(best))
     for step in (-1, 1):
         near = tuple(max(1, width + step * (index == widest)) for index, width in enumerate(best))
-        counted.setdefault(near, count(near))
+        if near not in counted:
+            counted[near] = count(near)
     best = min(counted, key=lambda widths: abs(counted[widths] - target))
     return best, counted[best]
