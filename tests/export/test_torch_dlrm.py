@@ -12,7 +12,6 @@ import pytest
 from tests.models.test_golden import GOLDEN
 from tfdlrm.export import torch_dlrm
 from tfdlrm.export.torch_files import read_torch_file
-from tfdlrm.layers.embedding import EmbeddingCollection
 from tfdlrm.spec.compression import Compression
 from tfdlrm.spec.errors import ConfigError, DataError, SpecError
 from tfdlrm.spec.features import FeatureSpec
@@ -112,7 +111,6 @@ STORED_IN_PARTS = {
     "qr_add": (4, "add", 3),
     "md": (None, None, 3),
 }
-parts_are_written = pytest.mark.skipif(not hasattr(EmbeddingCollection, "set_part"), reason="no table has parts yet")
 
 
 def spec_in_parts(name, hotness=None):
@@ -132,7 +130,6 @@ def spec_in_parts(name, hotness=None):
     )
 
 
-@parts_are_written
 @pytest.mark.parametrize("name", STORED_IN_PARTS)
 def test_tables_stored_in_parts_answer_as_the_reference(name):
     numbers = np.load(GOLDEN / "facebook_tricks.npz")
@@ -141,7 +138,6 @@ def test_tables_stored_in_parts_answer_as_the_reference(name):
     np.testing.assert_allclose(answer, numbers[f"{name}/probability"], atol=1e-5)
 
 
-@parts_are_written
 def test_parts_are_inferred_but_for_the_operation():
     numbers = np.load(GOLDEN / "facebook_tricks.npz")
     with pytest.raises(ConfigError, match=r"`qr_operation` must be 'mult' or 'add'.*`emb_l.0`"):

@@ -284,7 +284,5 @@ def _fill_table(model: DLRM, table: TableConfig, found: TorchTable) -> None:
     if table.compression is None:
         model.embedding.set_table(table.name, parts["rows"])
         return
-    if not hasattr(model.embedding, "set_part"):
-        raise DataError(f"`{found.name}`: tables stored in parts, {_shapes_of(found)}, cannot be read yet.")
     for part, array in parts.items():
         model.embedding.set_part(table.name, part, array)

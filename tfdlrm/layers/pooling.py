@@ -18,14 +18,14 @@ class Run(NamedTuple):
         combiner: `"sum"` or `"mean"`.
         weighted: Whether the batch carries weights.
         learned: Whether weights are learned.
-        count: Number of features.
+        features: Number of features.
     """
 
     hotness: int
     combiner: str
     weighted: bool
     learned: bool
-    count: int
+    features: int
 
 
 def runs_of(features: Sequence[SparseFeature]) -> list[Run]:
@@ -34,7 +34,7 @@ def runs_of(features: Sequence[SparseFeature]) -> list[Run]:
     for feature in features:
         run = Run(feature.hotness, feature.combiner, feature.weighted, feature.learned_weights, 1)
         if runs and runs[-1][:-1] == run[:-1]:
-            runs[-1] = run._replace(count=runs[-1].count + 1)
+            runs[-1] = run._replace(features=runs[-1].features + 1)
         else:
             runs.append(run)
     return runs
@@ -60,11 +60,11 @@ def pool(
         learned: Learned weights, `[B, columns of the features that have them]`.
 
     Returns:
-        One `[B, run.count, d]` for each run.
+        One `[B, run.features, d]` for each run.
     """
     pooled, start, learned_start = [], 0, 0
     for run in runs:
-        size = run.hotness * run.count
+        size = run.hotness * run.features
         stop = start + size
         # The gradient of a slice fills a tensor with zeros first: none is taken where the run is everything.
         bag = vectors if len(runs) == 1 else vectors[:, start:stop]
@@ -77,9 +77,9 @@ def pool(
         if run.weighted or run.learned:
             bag *= share[:, :, tf.newaxis]
         if run.hotness > 1:
-            bag = tf.reduce_sum(tf.reshape(bag, [-1, run.count, run.hotness, vectors.shape[2]]), axis=2)
+            bag = tf.reduce_sum(tf.reshape(bag, [-1, run.features, run.hotness, vectors.shape[2]]), axis=2)
         if run.combiner == "mean" and (run.hotness > 1 or run.weighted or run.learned):
-            total = tf.reduce_sum(tf.reshape(share, [-1, run.count, run.hotness]), axis=2)
+            total = tf.reduce_sum(tf.reshape(share, [-1, run.features, run.hotness]), axis=2)
             bag = tf.math.divide_no_nan(bag, total[:, :, tf.newaxis])
         pooled.append(bag)
         start = stop

@@ -33,8 +33,8 @@ class WorkDir:
 
     def __init__(self, path: Path, rows_of: WorkDir | None = None) -> None:
         self.path = path
-        self.raw = path / "raw" if rows_of is None else rows_of.raw
-        self.data = path / "data" if rows_of is None else rows_of.data
+        self.raw: Path = path / "raw" if rows_of is None else rows_of.raw
+        self.data: Path = path / "data" if rows_of is None else rows_of.data
         self.checkpoints = path / "checkpoints"
         self.logs = path / "logs"
         self.report = path / "report"

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Literal
 from xml.etree import ElementTree
 
 import numpy as np
@@ -17,7 +18,7 @@ from matplotlib.lines import Line2D
 from tfdlrm.report.plots import COLOURS, new_figure, png_of
 
 LABELS = {"accuracy": "accuracy", "log_loss": "log loss", "auc": "AUC"}
-_STYLES = {"training": "--", "validation": "-"}
+_STYLES: dict[str, Literal["--", "-"]] = {"training": "--", "validation": "-"}
 _MORE_COLOURS = ("#56B4E9", "#8C510A", "#762A83", "#1B7837", "#BF812D", "#4D4D4D", "#F0E442")
 _SVG = "{http://www.w3.org/2000/svg}"
 

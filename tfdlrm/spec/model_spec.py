@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from tfdlrm.spec.budget import BudgetPlan, fit_budget, table_bytes
 from tfdlrm.spec.byte_sizes import parse_bytes
@@ -65,7 +66,7 @@ def refuse_unknown_names(spec: FeatureSpec, config: ModelConfig) -> None:
 
 def without_compression(config: ModelConfig) -> ModelConfig:
     """Return the settings of the same network over whole tables."""
-    dropped = {"embedding_budget": None, "compression": None, "mixed_dimensions": None, "tables": {}}
+    dropped: dict[str, Any] = {"embedding_budget": None, "compression": None, "mixed_dimensions": None, "tables": {}}
     return config.model_copy(update=dropped)
 
 

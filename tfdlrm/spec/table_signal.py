@@ -135,7 +135,8 @@ class TableSignal:
                     found.append((0, 0, collisions, stored, self.rows))
                     kept.append(np.full_like(self.share, 1 - (collisions - 1) / (2 * collisions)))
                 collisions *= 2
-        return Layouts(*np.array(found, np.int64).T, np.array(kept))
+        hash_rows, exact_rows, collisions, stored_rows, seen_rows = np.array(found, np.int64).T
+        return Layouts(hash_rows, exact_rows, collisions, stored_rows, seen_rows, np.array(kept))
 
     def of(self, layouts: Layouts, widths: Sequence[int]) -> Doubles:
         """Return the signal of each layout in each width, float32, `[n, widths]`."""

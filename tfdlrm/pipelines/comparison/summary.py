@@ -116,13 +116,13 @@ def _compare(groups: Mapping[str, Planned], lines: Mapping[str, Result], referen
 def panels(config: CompareConfig, groups: Mapping[Group, Planned], metric: str) -> list[Panel]:
     """Return the panels of the figure: a data set and an optimizer each, in the order of the configuration."""
     shown = config.figure_models or tuple(model.label for model in config.models)
-    found = []
+    found: list[Panel] = []
     for dataset in config.datasets:
         for optimizer in config.optimizers:
             curves: list[Curve] = []
             for label in shown:
                 planned = groups.get((dataset.name, optimizer.label, label))
-                runs = [found for seed in planned.seeds if (found := planned.of_seed(seed))] if planned else []
+                runs = [run for seed in planned.seeds if (run := planned.of_seed(seed))] if planned else []
                 for part in ("training", "validation") if runs else ():
                     curves.append(Curve(label, part, *mean_curve(runs, part, metric)))
             found.append(Panel(dataset.name, optimizer.label, curves))
