@@ -112,11 +112,12 @@ class CompareConfig(Frozen):
         for dataset in self.datasets:
             if dataset.name in _OWN_FOLDERS:
                 raise SpecError(f"`datasets.name` must not be one of {_OWN_FOLDERS}. Received: {dataset.name!r}.")
-        given: dict[str, list[str | None]] = {
-            "equal_parameters": [self.equal_parameters],
-            "reference": [self.reference],
+        given: dict[str, tuple[str | None, ...]] = {
+            "equal_parameters": (self.equal_parameters,),
+            "reference": (self.reference,),
+            "figure_models": self.figure_models,
         }
-        for key, names in {**given, "figure_models": list(self.figure_models)}.items():
+        for key, names in given.items():
             for name in names:
                 if name is not None and name not in labels:
                     raise SpecError(
