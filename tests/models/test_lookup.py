@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tfdlrm.spec.config import load_config
 from tfdlrm.spec.errors import ConfigError
 from tfdlrm.spec.features import FeatureSpec
 
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 SPEC = FeatureSpec(
     dense=[{"name": "x"}],
     sparse=[{"name": "user", "table": "user"}, {"name": "item", "table": "item"}],
@@ -108,3 +110,24 @@ def test_register_refuses_a_name_that_is_taken(monkeypatch):
         register("dlrm")(LogisticRegression)
     assert register("mine")(LogisticRegression) is LogisticRegression
     assert register("mine")(LogisticRegression) is LogisticRegression
+
+
+def test_the_model_in_the_documentation_works(tmp_path, monkeypatch):
+    text = DOCUMENT.read_text(encoding="utf-8")
+    code = text.split("```python\n")[1].split("```")[0]
+    recipe = text.split("```toml\n")[1].split("```")[0]
+    (tmp_path / "my_models.py").write_text(code)
+    (tmp_path / "recipe.toml").write_text(recipe)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = load_config(tmp_path / "recipe.toml").model
+    model, same = (build(config.name, SPEC, config, seed=1) for _ in range(2))
+    batch = {"dense": np.zeros([3, 1], np.float32), "sparse": np.array([[1, 2], [3, 4], [-1, 0]], np.int32)}
+    assert model(batch).shape == (3, 1)
+    assert model.share == 0.5
+    np.testing.assert_array_equal(model(batch), same(batch))
+
+
+def test_the_documentation_names_every_model():
+    text = DOCUMENT.read_text(encoding="utf-8")
+    own = [name for name, model in MODELS.items() if model.__module__.startswith("tfdlrm.models.")]
+    assert [name for name in own if text.count(f"\n| `{name}` |") != 2] == []

@@ -25,6 +25,12 @@ def split(*ops):
         (f"{LOOP}/while/dlrm/interaction/MatMul", "BatchMatMulV2", "interaction", "forward"),
         (f"{LOOP}/while/DLRMOptimizer/gradients/interaction/MatMul", "MatMul", "interaction", "backward"),
         (f"{LOOP}/while/dlrm/concat_1", "ConcatV2", "interaction", "forward"),
+        (f"{LOOP}/while/dlrm/linear/Gather_3", "ResourceGather", "embedding lookup", "forward"),
+        (f"{LOOP}/while/dlrm/crosses/crosses/Gather", "ResourceGather", "embedding lookup", "forward"),
+        (f"{LOOP}/while/dlrm/cross/MatMul_2", "MatMul", "interaction", "forward"),
+        (f"{LOOP}/gradient_tape/while/dlrm/cross_logit/MatMul", "MatMul", "interaction", "backward"),
+        (f"{LOOP}/while/dlrm/cin/Mul", "Mul", "interaction", "forward"),
+        (f"{LOOP}/while/dlrm/linear_terms/Sum", "Sum", "interaction", "forward"),
         ("dlrm/top/dense_0/MatMul", "MatMul", "top MLP", "forward"),
         (f"{LOOP}/while/DLRMOptimizer/DLRMOptimizer/update_2/Unique", "Unique", "sparse update", "backward"),
         (
