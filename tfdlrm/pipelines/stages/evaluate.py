@@ -64,13 +64,11 @@ def work(run: Run) -> dict[str, Any]:
     columns = {"label": labels, **scores, **({} if weight is None else {"sample_weight": weight})}
     with atomic_path(run.work_dir.report / PREDICTIONS) as temporary, temporary.open("wb") as file:
         np.savez(file, **columns)  # type: ignore[arg-type]
-    uncorrected = {
-        name: evaluate_binary(labels, shifted(values, -shift), weight).calibration for name, values in scores.items()
-    }
+    without = {name: shifted(values, -shift) for name, values in scores.items()} if shift else {}
     correction = {
         "drop_negatives": run.config.data.drop_negatives,
         "logit_shift": shift,
-        "calibration_without": uncorrected,
+        "calibration_without": {n: evaluate_binary(labels, v, weight).calibration for n, v in without.items()},
     }
     return {
         "rows": rows,
