@@ -151,15 +151,18 @@ def read_rows(variable: tf.Variable, rows: tf.Tensor) -> tf.Tensor:
     if variable.dtype == tf.float32:
         return tf.gather(variable, rows)
 
+    # The handle is the argument, not the variable: what a custom gradient knows to be a variable is read as a whole.
     @tf.custom_gradient
-    def read(rows: tf.Tensor) -> Any:
-        def gradient(upstream: tf.Tensor, variables: Any = None) -> Any:
+    def read(handle: tf.Tensor, rows: tf.Tensor) -> Any:
+        def gradient(upstream: tf.Tensor) -> Any:
             values = tf.reshape(upstream, [-1, variable.shape[1]])
-            return None, [
-                tf.IndexedSlices(values, tf.reshape(rows, [-1]), tf.constant(variable.shape.as_list(), tf.int64))
-            ]
+            shape = tf.constant(variable.shape.as_list(), tf.int64)
+            return tf.IndexedSlices(values, tf.reshape(rows, [-1]), shape), None
 
-        return tf.cast(tf.gather(variable, rows), tf.float32), gradient
+        stored = tf.raw_ops.ResourceGather(resource=handle, indices=rows, dtype=variable.dtype)
+        return tf.cast(stored, tf.float32), gradient
 
-    vectors: tf.Tensor = read(rows)
-    return vectors
+    # Tapes watch variables that are read as such, if only no row of them.
+    tf.gather(variable, tf.zeros([0], rows.dtype))
+    vectors: tf.Tensor = read(variable.handle, rows)
+    return tf.ensure_shape(vectors, [*rows.shape, variable.shape[1]])
