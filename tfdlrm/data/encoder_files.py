@@ -108,6 +108,16 @@ def load_parts(directory: Path) -> EncoderParts:
     return EncoderParts(content.spec, content.encoding, vocabularies, content.dense_stats)
 
 
+def load_rules(directory: Path) -> EncoderParts:
+    """Read what `save_parts` wrote, but for the vocabularies.
+
+    Raises:
+        DataError: as `load_parts` does.
+    """
+    content = _read(directory)
+    return EncoderParts(content.spec, content.encoding, {}, content.dense_stats)
+
+
 def vocabulary_paths(directory: Path) -> dict[str, Path]:
     """Return the vocabulary file of each table, for `vocabulary_pieces`, without loading any.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -197,6 +198,20 @@ def merged_pieces(runs: Sequence[Run | SavedRun], at_once: int) -> Iterator[Coun
         texts = [part.texts for part in parts if part.texts is not None]
         counted = [part.counted for part in parts]
         yield _merge_texts(counted, texts) if texts else merge_counts(counted)
+
+
+def merged_on_disk(runs: Sequence[Run | SavedRun], at_once: int, folder: Path, name: str) -> Counted:
+    """Merge runs into files and return the result, mapped from them."""
+    wide = np.result_type(*(run.keys.dtype for run in runs))
+    types = {"keys": wide, "counts": np.dtype(np.int64), "firsts": np.dtype(np.int64)}
+    has_firsts = any(run.has_firsts for run in runs)
+    paths = {field: folder / f"{name}.merged.{field}" for field in types if has_firsts or field != "firsts"}
+    with ExitStack() as stack:
+        files = {field: stack.enter_context(open(path, "wb")) for field, path in paths.items()}
+        for piece in merged_pieces(runs, at_once):
+            for field, file in files.items():
+                write_array(file, getattr(piece, field).astype(types[field], copy=False))
+    return Counted(**{field: np.memmap(path, types[field], mode="r") for field, path in paths.items()})
 
 
 def merge_runs(runs: Sequence[Run]) -> Run:

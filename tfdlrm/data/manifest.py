@@ -110,6 +110,18 @@ class SplitInfo(Frozen):
         return self
 
 
+class GrowthState(Frozen):
+    """What a vocabulary that grew must know to grow again.
+
+    Attributes:
+        sha256: Checksum, by table, of the file that says when each value was last seen and which rows are new.
+        read_before: Rows below `first_id`, by table, that training rows of earlier versions read.
+    """
+
+    sha256: dict[str, str] = {}
+    read_before: dict[str, tuple[int, ...]] = {}
+
+
 class Manifest(Frozen):
     """The contents of `manifest.json`.
 
@@ -122,6 +134,9 @@ class Manifest(Frozen):
         splits: Splits by name.
         has_sample_weight: Whether records carry a weight per row.
         statistics: Facts about the rows worth keeping (missing shares, vocabulary sizes).
+        vocabulary_version: 1 for vocabularies that were counted afresh; where they grew, that of the parent and 1.
+        vocabulary_parent: SHA-256 of the parent's `encoder.json`, which holds those of its vocabularies.
+        growth: State of vocabularies that grew.
     """
 
     version: int = VERSION
@@ -132,6 +147,9 @@ class Manifest(Frozen):
     splits: dict[str, SplitInfo]
     has_sample_weight: bool = False
     statistics: dict[str, Any] = {}
+    vocabulary_version: int = Field(default=1, ge=1)
+    vocabulary_parent: str | None = None
+    growth: GrowthState = GrowthState()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

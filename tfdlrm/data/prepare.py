@@ -28,6 +28,7 @@ from tfdlrm.data.staged_rows import StagedRows, refuse_full_disk
 from tfdlrm.data.transforms import DenseStats, FileMinimums
 from tfdlrm.data.vocabulary import Vocabulary, table_rows
 from tfdlrm.data.vocabulary_builder import VocabularyBuilder, map_vocabularies, save_vocabularies
+from tfdlrm.data.vocabulary_growth import VocabularyGrowth
 from tfdlrm.spec.coding import Encoding
 from tfdlrm.spec.config import DataConfig
 from tfdlrm.spec.derive import encoding_of, spec_of
@@ -69,6 +70,9 @@ def prepare(
     the same, byte by byte. Memory is bounded by `memory_bytes` and the chunks, not by the number of rows or of distinct
     values. Rows once parsed wait on disk until their shard is written: some 170 bytes a row of Criteo.
 
+    Where `data.growth` names a run, vocabularies grow from those of its prepared data, which are only read. Such a
+    vocabulary and the one that it becomes are held in memory, one table at a time.
+
     Args:
         data: How rows lie in the files, how they are coded and split.
         raw: Raw files in order. `data.raw` is not looked at.
@@ -89,8 +93,8 @@ def prepare(
 
     Raises:
         DataError: raw data are missing or malformed, an earlier result is damaged, or the disk is too full.
-        ConfigError: a column is not there, no row would train, `directory` holds something else, or another process
-            is preparing it.
+        ConfigError: a column is not there, no row would train, `directory` holds something else, another process
+            is preparing it, or features or coding are not those of the run that `data.growth` names.
     """
     directory = Path(directory).resolve()  # or a link to a folder would be replaced by one
     identity = {**identity_of(data, raw), "version": __version__, "chunk_bytes": chunk_bytes}
@@ -211,6 +215,7 @@ class _Work:
         _refuse_unfit(data, spec, self._encoding)
         self._row_bytes = packed_row_bytes(spec, data.format.weight is not None)
         self._keys = key_columns(data)
+        self._growth = None if data.growth.from_run is None else VocabularyGrowth(data)
         self._main_reader = feature_reader(data, raw, chunk_bytes, self._keys)
 
     def run(self, partial: PartialData, embedding_dim: int) -> Manifest:
@@ -263,7 +268,11 @@ class _Work:
                 saved.result()
         parsing.write_bad_rows(partial.out / BAD_ROWS_FILE)
         self._refuse_changed(files)
-        return manifest_of(data, writer.spec, files, writer.result(), parsing.bad.counts)
+        manifest = manifest_of(data, writer.spec, files, writer.result(), parsing.bad.counts)
+        if self._growth is None:
+            return manifest
+        self._growth.refuse_changed(data)
+        return self._growth.noted(manifest, partial.out, partial.read("growth.json") or {})
 
     def _survey(self, partial: PartialData) -> list[RawFile]:
         """Count the rows of the raw files and take their checksums, unless an earlier try has."""
@@ -295,8 +304,13 @@ class _Work:
         if known is not None:
             stats = {name: DenseStats.model_validate(values) for name, values in partial.read("stats.json").items()}
             return _Learnt(known, stats)
-        built, stats = builder.build(parsing.segments, folder, self._memory_bytes)
+        growth = self._growth
+        grow = None if growth is None else growth.into(partial.out)
+        built, stats = builder.build(parsing.segments, folder, self._memory_bytes, grow=grow)
         stats |= minimums.build()
+        if growth is not None:
+            stats = growth.stats(stats)
+            partial.write("growth.json", growth.told)
         partial.write("stats.json", {name: values.model_dump(mode="json") for name, values in stats.items()})
         save_vocabularies(built, folder)
         parsing.forget_counts()

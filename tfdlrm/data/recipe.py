@@ -9,6 +9,7 @@ from typing import Any
 from tfdlrm.data.files import sha256_of
 from tfdlrm.data.raw_blocks import RawFile, expand_path
 from tfdlrm.data.settings_diff import SettingChange, differences
+from tfdlrm.data.vocabulary_growth import parent_identity
 from tfdlrm.spec.config import DataConfig
 from tfdlrm.spec.errors import DataError
 
@@ -31,6 +32,7 @@ def recipe_of(data: DataConfig, files: Sequence[RawFile]) -> dict[str, Any]:
         "settings": _settings(data),
         "raw": raw,
         "side_tables": [{**_identity(path), "sha256": sha256_of(path)} for path in sides],
+        "parent": parent_identity(data),
     }
 
 
@@ -41,6 +43,7 @@ def identity_of(data: DataConfig, raw: Sequence[str | Path]) -> dict[str, Any]:
         "settings": _settings(data),
         "raw": [_identity(expand_path(path)) for path in raw],
         "side_tables": [_identity(path) for path in sides],
+        "parent": parent_identity(data),
     }
 
 
@@ -79,6 +82,7 @@ def difference(recipe: Mapping[str, Any], data: DataConfig, paths: Sequence[Path
         changed
         or _changed_file("raw", recipe["raw"], paths)
         or _changed_file("side table", recipe["side_tables"], sides)
+        or _changed_parent(recipe.get("parent", {}), data)
     )
 
 
@@ -99,6 +103,8 @@ def _settings(data: DataConfig) -> dict[str, Any]:
     settings = data.model_dump(mode="json", include=_SETTINGS)
     for table in settings["format"]["side_tables"]:
         del table["file"]  # its content counts, not its place
+    if data.growth.from_run is not None:
+        settings["growth"] = data.growth.model_dump(mode="json", exclude={"from_run"})  # likewise
     return settings
 
 
@@ -118,6 +124,12 @@ def _changed_file(kind: str, recorded: Sequence[Mapping[str, Any]], paths: Seque
         if new != {key: old[key] for key in new} and (new["size"] != old["size"] or sha256_of(path) != old["sha256"]):
             return f"{kind} file {old['path']}, now {path} with another content"
     return None
+
+
+def _changed_parent(recorded: Mapping[str, str], data: DataConfig) -> str | None:
+    new = parent_identity(data)
+    changed = [name for name in {**recorded, **new} if recorded.get(name) != new.get(name)]
+    return f"`data.growth.from_run` with another {changed[0]} than {data.growth.from_run} has now" if changed else None
 
 
 def _in_words(change: SettingChange) -> str:

@@ -38,8 +38,11 @@ def learn_encoder(
 
     Raises:
         DataError: a column is absent, or is not what its feature reads.
+        ConfigError: `data.growth` names a run.
     """
     data = DataConfig() if data is None else data
+    if data.growth.from_run is not None:
+        raise ConfigError("`data.growth` must not be given here: vocabularies grow where raw files are prepared.")
     encoding = encoding_of(data)
     table_of = {column.name: column.table or column.name for column in data.sparse}
     columns = raw_columns(encoding, table_of, [column.name for column in data.dense])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
@@ -25,16 +26,16 @@ from tfdlrm.data.columns import (
     string_column,
     string_tensor,
 )
-from tfdlrm.data.disk_arrays import DiskArrays, keep_array, write_array
+from tfdlrm.data.disk_arrays import DiskArrays, keep_array
 from tfdlrm.data.files import fsync_directory, write_atomic
 from tfdlrm.data.key_counts import Counted, KeyCounter, count_keys
-from tfdlrm.data.key_runs import Run, SavedRun, SharedKey, merged_pieces
+from tfdlrm.data.key_runs import Run, SavedRun, SharedKey, merged_on_disk, merged_pieces
 from tfdlrm.data.keys import keys_in_bulk, shared_keys
 from tfdlrm.data.mapped_arrays import map_array
 from tfdlrm.data.parallel import ordered_map, usable_cores
 from tfdlrm.data.transforms import DenseStats, StatsCounter
 from tfdlrm.data.vocabulary import Vocabulary, id_dtype
-from tfdlrm.data.vocabulary_rows import DIGITS_BYTES, in_memory, numbered
+from tfdlrm.data.vocabulary_rows import DIGITS_BYTES, NewArray, in_memory, numbered
 from tfdlrm.spec.coding import Encoding, TableCoding
 from tfdlrm.spec.errors import DataError
 
@@ -47,6 +48,7 @@ _MOST_THREADS = 8
 _FIELDS = ("keys", "ids")
 _STATS = "stats.json"
 _DONE = "vocabularies.json"
+_Number = Callable[[TableCoding, Counted, int, NewArray], Vocabulary]
 
 
 class VocabularyBuilder:
@@ -134,6 +136,7 @@ class VocabularyBuilder:
         scratch: Path | None = None,
         memory_bytes: int = 1 << 40,
         some_tables: bool = False,
+        grow: Callable[[str, TableCoding, Counted, int, NewArray], Vocabulary] | None = None,
     ) -> tuple[dict[str, Vocabulary], dict[str, DenseStats]]:
         """Return the vocabulary of each table, in the order of the encoding, and the statistics asked for.
 
@@ -148,6 +151,7 @@ class VocabularyBuilder:
                 of such tables only one at a time is above its share.
             some_tables: Whether folders may lack tables, as those do in which runs were saved one by one. Defaults to
                 `False`: a table that is not there was lost.
+            grow: Gives keys their rows in place of `numbered`, told the table first. Defaults to `None`.
 
         Raises:
             DataError: two distinct strings of a table have the same 64-bit fingerprint, or a file of a folder is
@@ -164,7 +168,8 @@ class VocabularyBuilder:
             coding = self._encoding.tables[table]
             needed = DIGITS_BYTES * sum(run.entries for run in runs) if coding.id_order == "count_digits" else 0
             with alone if needed > share else nullcontext():
-                return _vocabulary(table, coding, runs, scratch, index, share)
+                number = numbered if grow is None else partial(grow, table)
+                return _vocabulary(table, coding, runs, scratch, index, share, number)
 
         built = ordered_map(build, enumerate(self._counts), threads)
         return dict(zip(self._counts, built, strict=True)), {name: stats.build() for name, stats in self._stats.items()}
@@ -282,7 +287,13 @@ class _TextCounts:
 
 
 def _vocabulary(
-    table: str, coding: TableCoding, runs: Sequence[Run | SavedRun], scratch: Path | None, index: int, memory_bytes: int
+    table: str,
+    coding: TableCoding,
+    runs: Sequence[Run | SavedRun],
+    scratch: Path | None,
+    index: int,
+    memory_bytes: int,
+    number: _Number,
 ) -> Vocabulary:
     """Merge the runs of one table and give its values their rows."""
     if coding.kind != "vocabulary":
@@ -291,14 +302,14 @@ def _vocabulary(
     try:
         if scratch is None:
             (merged,) = merged_pieces(runs, entries)
-            return numbered(coding, merged, max(1, entries), in_memory)
+            return number(coding, merged, max(1, entries), in_memory)
         at_once = max(1 << 12, memory_bytes // _entry_bytes(runs))
         arrays = DiskArrays(scratch, _name(index))
         if entries <= at_once:
             (merged,) = merged_pieces(runs, at_once)
         else:
-            merged = _merged_on_disk(runs, at_once, scratch, _name(index))
-        vocabulary = numbered(coding, merged, at_once, arrays)
+            merged = merged_on_disk(runs, at_once, scratch, _name(index))
+        vocabulary = number(coding, merged, at_once, arrays)
     except SharedKey as shared:
         first, second = shared.texts
         raise DataError(
@@ -317,20 +328,6 @@ def _entry_bytes(runs: Sequence[Run | SavedRun]) -> int:
         return _MERGE_BYTES
     texts = sum(run.text_bytes for run in runs) / max(1, sum(run.entries for run in runs))
     return _MERGE_BYTES + _TEXT_BYTES + math.ceil(_TEXT_COPIES * texts)
-
-
-def _merged_on_disk(runs: Sequence[Run | SavedRun], at_once: int, folder: Path, name: str) -> Counted:
-    """Merge runs into files and return the result, mapped from them."""
-    wide = np.result_type(*(run.keys.dtype for run in runs))
-    types = {"keys": wide, "counts": np.dtype(np.int64), "firsts": np.dtype(np.int64)}
-    has_firsts = any(run.has_firsts for run in runs)
-    paths = {field: folder / f"{name}.merged.{field}" for field in types if has_firsts or field != "firsts"}
-    with ExitStack() as stack:
-        files = {field: stack.enter_context(open(path, "wb")) for field, path in paths.items()}
-        for piece in merged_pieces(runs, at_once):
-            for field, file in files.items():
-                write_array(file, getattr(piece, field).astype(types[field], copy=False))
-    return Counted(**{field: np.memmap(path, types[field], mode="r") for field, path in paths.items()})
 
 
 def _name(index: int) -> str:

@@ -16,6 +16,7 @@ from tfdlrm.spec.compression import Compression
 from tfdlrm.spec.errors import ConfigError, SpecError, explain, why_unreadable
 from tfdlrm.spec.features import Combiner, DenseTransform
 from tfdlrm.spec.frozen import Frozen
+from tfdlrm.spec.growth import Growth
 from tfdlrm.spec.losses import LossSettings
 from tfdlrm.spec.mixed_dimensions import MixedDimensions
 from tfdlrm.spec.overrides import apply_override, resolve_recipe
@@ -98,6 +99,7 @@ class DataConfig(Frozen):
         rows_per_block: Rows per packed record, the unit of random access.
         rows_per_shard: Rows per shard file.
         shuffle_blocks: Blocks shuffled together in one window.
+        growth: Which run this one goes on from, if any, and which of the new values get rows.
     """
 
     raw: tuple[str, ...] = ()
@@ -114,6 +116,7 @@ class DataConfig(Frozen):
     rows_per_block: int = Field(default=16_384, ge=1)
     rows_per_shard: int = Field(default=1_048_576, ge=1)
     shuffle_blocks: int = Field(default=16, ge=1)
+    growth: Growth = Growth()
 
 
 class ModelConfig(Frozen):
@@ -278,6 +281,9 @@ class TrainConfig(LossSettings):
             validation rows there is nothing to stop by.
         eval_every_steps: Steps between validations; 0 validates at the end of each epoch.
         monitor: The validation metric that decides which checkpoint is best.
+        start_from: With which weights of the run named in `[data.growth]` training begins: `"chosen"` takes those that
+            it exports.
+        restart_schedule: Whether the schedule begins anew then, or goes on from that run's last step.
     """
 
     batch_size: int = Field(default=128, ge=1)
@@ -294,6 +300,8 @@ class TrainConfig(LossSettings):
     early_stopping: int = Field(default=0, ge=0)
     eval_every_steps: int = Field(default=0, ge=0)
     monitor: Literal["log_loss", "auc"] = "log_loss"
+    start_from: Literal["chosen", "best", "last"] = "chosen"
+    restart_schedule: bool = True
 
     @property
     def rate_factor(self) -> float:
