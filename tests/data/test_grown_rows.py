@@ -77,15 +77,11 @@ DAYS = st.lists(st.dictionaries(KEYS, st.integers(1, 5), max_size=12), min_size=
 
 
 @given(days=DAYS, admit=st.integers(1, 3), most=st.none() | st.integers(0, 4), evict=st.integers(0, 3))
-def test_days_in_a_row_follow_the_rule(
-    days: list[dict[int, int]], admit: int, most: int | None, evict: int
-) -> None:
+def test_days_in_a_row_follow_the_rule(days: list[dict[int, int]], admit: int, most: int | None, evict: int) -> None:
     rows_of: dict[int, int] = {key: FIRST + i for i, key in enumerate(days[0])}
     rows, seen = FIRST + len(rows_of), dict.fromkeys(rows_of, 1)
     for version, day in enumerate(days[1:], start=2):
-        made = grow(
-            rows_of, rows, seen, day, version, admit_count=admit, max_new_rows=most, evict_after=evict
-        )
+        made = grow(rows_of, rows, seen, day, version, admit_count=admit, max_new_rows=most, evict_after=evict)
         before, rows_before = rows_of, rows
         rows_of, rows, seen = by_dictionaries(rows_of, rows, seen, day, version, admit, most, evict)
         assert as_dicts(made) == (rows_of, seen)

@@ -64,9 +64,7 @@ def prepare_with_beam(
     if data.split.by == "time":
         raise ConfigError('`split.by` must not be "time" for the engine "beam": take the local one for this split.')
     if data.growth.from_run is not None:
-        raise ConfigError(
-            '`data.growth` must not be given for the engine "beam": take the local one.'
-        )
+        raise ConfigError('`data.growth` must not be given for the engine "beam": take the local one.')
     # Only now, as they import apache-beam.
     from tfdlrm.data.beam_io import is_remote, location_of
     from tfdlrm.data.beam_jobs import growing, run_jobs

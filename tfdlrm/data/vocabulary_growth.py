@@ -155,7 +155,7 @@ class VocabularyGrowth:
                 "vocabulary_version": parent.vocabulary_version + 1,
                 "vocabulary_parent": self.identity[ENCODER_FILE],
                 "growth": GrowthState(sha256=state, read_before=read),
-                "statistics": {**manifest.statistics, "growth": dict(told)},
+                "statistics": {**manifest.statistics, "growth": {name: told[name] for name in self._tables}},
             }
         )
 
@@ -167,12 +167,11 @@ class VocabularyGrowth:
     def _refuse_other(self, data: DataConfig, encoding: Encoding) -> None:
         parent = self._parent
         sizes = {table.name: table.vocabulary_size for table in parent.spec.tables}
-        if set(sizes) == set(encoding.tables):
-            spec = spec_of(data, {name: sizes[name] for name in encoding.tables}, 1)
-            try:
-                parent.spec.with_embedding_dim(1).refuse_unless_equal(spec, f"the run {self._run}", "this one")
-            except SpecError as error:
-                raise ConfigError(str(error)) from None
+        spec = spec_of(data, {name: sizes.get(name, 1) for name in encoding.tables}, 1)
+        try:
+            parent.spec.with_embedding_dim(1).refuse_unless_equal(spec, f"the run {self._run}", "this one")
+        except SpecError as error:
+            raise ConfigError(str(error)) from None
         there, here = parent.encoding.model_dump(mode="json"), encoding.model_dump(mode="json")
         change = next(differences(there, here), None)
         if change is not None:

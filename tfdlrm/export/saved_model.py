@@ -44,6 +44,9 @@ class ExportRecord(Frozen):
         untouched_rows: Rows, by table, that were exported as the mean of their table's other rows.
         logit_shift: What the answers have on top of the model's own log-odds: ln(1 - r) where a share r of the rows
             with label 0 had been left out.
+        vocabulary_version: Version of the encoder's vocabularies; those of a run that went on from another have its
+            version and 1.
+        vocabulary_parent: SHA-256 of that run's `encoder.json`.
         config: Configuration of the run that trained it, if one did.
     """
 
@@ -56,6 +59,8 @@ class ExportRecord(Frozen):
     oov_rows: dict[str, int]
     untouched_rows: dict[str, tuple[int, ...]]
     logit_shift: float = 0.0
+    vocabulary_version: int = 1
+    vocabulary_parent: str | None = None
     config: RunConfig | None
 
 
@@ -68,6 +73,7 @@ def export_model(
     untouched_rows: UntouchedRows | None = None,
     oov_rows: Mapping[str, int] | None = None,
     logit_shift: float = 0.0,
+    vocabulary: tuple[int, str | None] = (1, None),
     config: RunConfig | None = None,
     extra_assets: Mapping[str, Path] | None = None,
 ) -> Path:
@@ -87,6 +93,8 @@ def export_model(
         oov_rows: Row of each table that stands for ids outside it; exactly where there is no encoder, which has them.
         logit_shift: Added to the model's log-odds in every answer: ln(1 - r) where a share r of the rows with label 0
             was left out of training. Defaults to 0.
+        vocabulary: Version of the encoder's vocabularies, and the SHA-256 of the `encoder.json` that they grew from.
+            Defaults to the first.
         config: Configuration of the run, kept in `assets.extra/tfdlrm.json`.
         extra_assets: Files to copy into `assets.extra`, by the relative path they get there.
 
@@ -101,7 +109,7 @@ def export_model(
         DataError: an asset is no file.
     """
     assets = _checked_assets(extra_assets or {})
-    record = _record(model, encoder, untouched_rows or {}, oov_rows, logit_shift, config)
+    record = _record(model, encoder, untouched_rows or {}, oov_rows, logit_shift, vocabulary, config)
 
     def write(directory: Path) -> None:
         functions = signatures(model, encoder, record.oov_rows, record.logit_shift)
@@ -125,6 +133,7 @@ def _record(
     untouched_rows: UntouchedRows,
     oov_rows: Mapping[str, int] | None,
     logit_shift: float,
+    vocabulary: tuple[int, str | None],
     config: RunConfig | None,
 ) -> ExportRecord:
     if (oov_rows is None) != (encoder is not None):
@@ -143,6 +152,8 @@ def _record(
         oov_rows=out_of_vocabulary_rows(model.spec, oov_rows or {}),
         untouched_rows={name: tuple(rows.tolist()) for name, rows in checked_rows(model.spec, untouched_rows).items()},
         logit_shift=logit_shift,
+        vocabulary_version=vocabulary[0],
+        vocabulary_parent=vocabulary[1],
         config=config,
     )
 

@@ -126,6 +126,12 @@ def pipeline_parser(module: str, description: str) -> argparse.ArgumentParser:
         "--raw", nargs="+", default=[], metavar="PATH", help="raw files in order, plain or .gz, in place of `data.raw`"
     )
     parser.add_argument(
+        "--continue-from",
+        type=Path,
+        metavar="RUN",
+        help="work dir of a finished run: its vocabularies grow by the new values of --raw, its weights are the start",
+    )
+    parser.add_argument(
         "--work-dir",
         type=Path,
         metavar="DIR",
@@ -182,8 +188,14 @@ def _run(args: argparse.Namespace, default_recipe: Callable[[bool], Path | None]
         return 0
     if args.cross_validate and config.data.split.by != "fold":
         raise ConfigError(f'`data.split.by` must be "fold" for --cross-validate. Received: {config.data.split.by!r}.')
+    if args.cross_validate and config.data.growth.from_run is not None:
+        raise ConfigError("`data.growth` and --continue-from must not be given with --cross-validate.")
     if args.cross_validate and args.stages != ",".join(STAGES):
         raise ConfigError("`--stages` must not be given with --cross-validate, which has stages of its own.")
+    path = args.work_dir or Path("runs") / config.name
+    from_run = config.data.growth.from_run
+    if from_run is not None and expand_path(from_run).resolve() == path.resolve():
+        raise ConfigError(f"`--work-dir` must not be the run that is gone on from. Received: {path}.")
     if "prepare" in stages:
         refuse_unreadable(config)
     if args.overwrite:  # nothing is dropped for a recipe that could not run
@@ -191,7 +203,7 @@ def _run(args: argparse.Namespace, default_recipe: Callable[[bool], Path | None]
         from tfdlrm.pipelines.run import refuse_misfit
 
         refuse_misfit(config)
-    with WorkDir(args.work_dir or Path("runs") / config.name).open(config, args.overwrite) as work_dir:
+    with WorkDir(path).open(config, args.overwrite) as work_dir:
         # Only now, since it takes seconds, and a slip should be told at once.
         load_tensorflow()
         if args.cross_validate:
@@ -240,6 +252,8 @@ def _configuration(args: argparse.Namespace, default_recipe: Callable[[bool], Pa
     path: Path | None = args.config
     if path is None and args.work_dir is not None and (args.work_dir / "config.toml").is_file():
         path = args.work_dir / "config.toml"
+    if path is None and args.continue_from is not None:
+        path = _recipe_of_run(args)
     if path is None:
         path = default_recipe(bool(args.raw))
     if path is None:
@@ -247,4 +261,17 @@ def _configuration(args: argparse.Namespace, default_recipe: Callable[[bool], Pa
     config = load_config(path, args.set)
     if args.raw:
         config = config.model_copy(update={"data": config.data.model_copy(update={"raw": tuple(args.raw)})})
+    if args.continue_from is not None:
+        growth = config.data.growth.model_copy(update={"from_run": str(args.continue_from.resolve())})
+        config = config.model_copy(update={"data": config.data.model_copy(update={"growth": growth})})
     return config
+
+
+def _recipe_of_run(args: argparse.Namespace) -> Path:
+    """Return the recipe of the run that is gone on from, for new rows."""
+    path: Path = args.continue_from / "config.toml"
+    if not path.is_file():
+        raise DataError(f"`--continue-from` must be the work dir of a run. Received: {args.continue_from}.")
+    if not args.raw:
+        raise ConfigError("`--raw` must name the new rows where --continue-from is given without --config.")
+    return path

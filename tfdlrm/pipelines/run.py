@@ -17,6 +17,7 @@ from tfdlrm.export.verify import VerifyError
 from tfdlrm.models.build import build
 from tfdlrm.pipelines.cli import CheckFailed, python_command
 from tfdlrm.pipelines.console import Console, Stopwatch
+from tfdlrm.pipelines.parent import start_of
 from tfdlrm.pipelines.stages import evaluate, export, generate, prepare, report, train, verify
 from tfdlrm.pipelines.stages.context import Run, damage_told
 from tfdlrm.pipelines.table import correction_table, print_tables, result_table, stage_table
@@ -77,6 +78,8 @@ def run_pipeline(
     run = Run(config, work_dir, Console(work_dir.logs / "pipeline.log"), overwrite)
     run.console.say(f"{config.name}: {', '.join(stages)} in {work_dir.path} (TensorFlow {tf.__version__})")
     refuse_misfit(config)
+    if "train" in stages and work_dir.stage("train") is None:
+        start_of(run)
     if "export" in stages:
         refuse_unstated_rows(config)
     for name in ["generate", *stages] if run.planted and "prepare" in stages else stages:

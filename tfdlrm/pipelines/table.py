@@ -13,7 +13,10 @@ from rich.table import Table as RichTable
 from tfdlrm.report.html import Table
 from tfdlrm.spec.budget import COLUMNS, BudgetPlan
 
-_SCORERS = {"best": "DLRM, best weights", "last": "DLRM, last weights", "baseline": "hashed logistic regression"}
+_SCORERS = {
+    **{"best": "DLRM, best weights", "last": "DLRM, last weights", "parent": "the run before, as it was"},
+    "baseline": "hashed logistic regression",
+}
 _TRUTH = {"bayes": "best possible (planted truth)"}
 PLAIN_WIDTH = 120
 

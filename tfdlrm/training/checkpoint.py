@@ -13,11 +13,12 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 import tf_keras as keras
 from pydantic import BaseModel, ConfigDict
@@ -78,7 +79,7 @@ def save_checkpoint(model: keras.Model, directory: Path, state: TrainState) -> P
     temporary.mkdir()
     try:
         checksums: dict[str, int] = {}
-        for file, variable, first, rows in _row_variables(model):
+        for file, variable, first, rows, _ in _row_variables(model):
             checksums[file] = _write_rows(temporary / file, variable, first, rows)
         np.savez(temporary / "dense.npz", **{k: v.numpy() for k, v in _dense_variables(model).items()})
         checksums["dense.npz"] = _crc_of(temporary / "dense.npz")
@@ -108,8 +109,38 @@ def load_checkpoint(model: keras.Model, path: Path) -> TrainState:
             the message names it.
         SpecError: the checkpoint belongs to another spec.
     """
-    content = _read_state(path)
+    content = read_state(path)
     FeatureSpec(**content["spec"]).refuse_unless_equal(model.spec, f"checkpoint {path}", "the model")
+    read_weights(model, path, content)
+    return TrainState(**content["state"])
+
+
+class GrownTable(NamedTuple):
+    """A table that has new rows since a checkpoint was written.
+
+    Attributes:
+        rows_before: Rows it had then.
+        new_rows: Rows that are new, ascending; those of values that were dropped are new, too.
+    """
+
+    rows_before: int
+    new_rows: npt.NDArray[Any]
+
+
+def read_weights(
+    model: keras.Model, path: Path, content: Mapping[str, Any], grown: Mapping[str, GrownTable] | None = None
+) -> None:
+    """Read weights, slots and step counter of a checkpoint into a compiled model.
+
+    Args:
+        model: The model; its spec must have been compared.
+        path: The checkpoint.
+        content: What `read_state` read there.
+        grown: Tables, by name, whose new rows and their slots stay as they are. Defaults to none.
+
+    Raises:
+        DataError: as `load_checkpoint` does.
+    """
     # By name: slots of different optimizers may have equal names and shapes and mean different things.
     if content["optimizers"] != (names := _optimizer_names(model)):
         raise DataError(f"{path}: the optimizers must be {content['optimizers']}. Received: {names}.")
@@ -117,20 +148,9 @@ def load_checkpoint(model: keras.Model, path: Path) -> TrainState:
         if not (path / file).is_file() or _crc_of(path / file) != expected:
             raise DataError(f"{path / file}: missing or altered; this checkpoint cannot be used.")
     model.optimizer._create_all_weights(model.trainable_variables)
-    for name, variable, first, rows in _row_variables(model):
-        file = path / name
-        if not file.is_file():
-            raise DataError(f"{file}: missing.")
-        stored = np.load(file, mmap_mode="r")
-        expected = (_file_type(variable), (rows, *variable.shape[1:]))
-        if (stored.dtype, stored.shape) != expected:
-            raise DataError(f"{file}: must be {expected[0]} {expected[1]}. Received: {stored.dtype} {stored.shape}.")
-        for lo in range(0, rows, _CHUNK_ROWS):
-            piece = np.asarray(stored[lo : lo + _CHUNK_ROWS])
-            if variable.dtype == tf.bfloat16:
-                piece = piece.view(variable.dtype.as_numpy_dtype)
-            indices = tf.range(first + lo, first + lo + piece.shape[0], dtype=tf.int64)
-            variable.scatter_update(tf.IndexedSlices(tf.constant(piece), indices))
+    for name, variable, first, rows, table in _row_variables(model):
+        own = (grown or {}).get(table, GrownTable(rows, np.empty(0, np.int64)))
+        _read_rows(path / name, variable, first, own.rows_before, own.new_rows)
     variables = _dense_variables(model)
     with np.load(path / "dense.npz") as stored_dense:
         if set(stored_dense.files) != set(variables):
@@ -140,7 +160,6 @@ def load_checkpoint(model: keras.Model, path: Path) -> TrainState:
             if value.shape != tuple(variable.shape):
                 raise DataError(f"{path}: shape of `{key}` must be {tuple(variable.shape)}. Received: {value.shape}.")
             variable.assign(value)
-    return TrainState(**content["state"])
 
 
 def checkpoints(directory: Path) -> list[Path]:
@@ -152,7 +171,7 @@ def checkpoints(directory: Path) -> list[Path]:
 
 def read_train_state(path: Path) -> TrainState:
     """Return the position in training that a checkpoint holds, without its weights."""
-    return TrainState(**_read_state(path)["state"])
+    return TrainState(**read_state(path)["state"])
 
 
 def prune_checkpoints(directory: Path, keep: int, best_step: int | None) -> None:
@@ -166,7 +185,12 @@ def prune_checkpoints(directory: Path, keep: int, best_step: int | None) -> None
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _read_state(path: Path) -> dict[str, Any]:
+def read_state(path: Path) -> dict[str, Any]:
+    """Return what a checkpoint says of itself: spec, optimizers, position in training, checksums.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
     try:
         content: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -174,8 +198,8 @@ def _read_state(path: Path) -> dict[str, Any]:
     return content
 
 
-def _row_variables(model: keras.Model) -> Iterator[tuple[str, tf.Variable, int, int]]:
-    """Yield file name, variable, first row and number of rows, for every table and every slot of one.
+def _row_variables(model: keras.Model) -> Iterator[tuple[str, tf.Variable, int, int, str]]:
+    """Yield file name, variable, first row, number of rows and name of the table, for every table and its slots.
 
     The files of the third table of the collection `linear` are `linear.002.rows.npy` and `linear.002.<slot>.npy`, or
     `linear.002.<part>.npy` and `linear.002.<part>.<slot>.npy` where it is stored in parts. `embedding` needs no prefix.
@@ -183,11 +207,11 @@ def _row_variables(model: keras.Model) -> Iterator[tuple[str, tf.Variable, int, 
     for collection_name, collection in model.collections.items():
         prefix = "" if collection_name == "embedding" else f"{collection_name}."
         for number, part, variable, first, rows in collection.stored_tables():
-            table = f"{prefix}{number:03d}"
-            yield f"{table}.{part}.npy", variable, first, rows
+            table, name = f"{prefix}{number:03d}", collection.spec.tables[number].name
+            yield f"{table}.{part}.npy", variable, first, rows, name
             for slot_name, slot in _table_slots(model, variable).items():
                 file = f"{table}.{slot_name}.npy" if part == "rows" else f"{table}.{part}.{slot_name}.npy"
-                yield file, slot, first, rows
+                yield file, slot, first, rows, name
 
 
 def _optimizer_names(model: keras.Model) -> dict[str, str]:
@@ -231,6 +255,25 @@ def _write_rows(path: Path, variable: tf.Variable, first: int, rows: int) -> int
 
 def _file_type(variable: tf.Variable) -> np.dtype:
     return np.dtype(np.uint16 if variable.dtype == tf.bfloat16 else variable.dtype.as_numpy_dtype)
+
+
+def _read_rows(file: Path, variable: tf.Variable, first: int, rows: int, skipped: npt.NDArray[Any]) -> None:
+    """Read rows [0, rows) of a file into a variable from row `first` on, but for those in `skipped`, in chunks."""
+    if not file.is_file():
+        raise DataError(f"{file}: missing.")
+    stored = np.load(file, mmap_mode="r")
+    expected = (_file_type(variable), (rows, *variable.shape[1:]))
+    if (stored.dtype, stored.shape) != expected:
+        raise DataError(f"{file}: must be {expected[0]} {expected[1]}. Received: {stored.dtype} {stored.shape}.")
+    for lo in range(0, rows, _CHUNK_ROWS):
+        piece = np.asarray(stored[lo : lo + _CHUNK_ROWS])
+        if variable.dtype == tf.bfloat16:
+            piece = piece.view(variable.dtype.as_numpy_dtype)
+        indices = first + np.arange(lo, lo + piece.shape[0], dtype=np.int64)
+        here = skipped[np.searchsorted(skipped, lo) : np.searchsorted(skipped, lo + piece.shape[0])]
+        if here.size:
+            piece, indices = np.delete(piece, here - lo, axis=0), np.delete(indices, here - lo)
+        variable.scatter_update(tf.IndexedSlices(tf.constant(piece), tf.constant(indices)))
 
 
 def _crc_of(path: Path) -> int:

@@ -23,6 +23,7 @@ class WarmupHoldDecay(keras.optimizers.schedules.LearningRateSchedule):
         power: p. Defaults to 2.
         end_factor: e. Defaults to 0.
         base: Multiplies the factor; give a rate here to use the schedule in any optimizer. Defaults to 1.
+        first_step: Step at which the schedule begins, for a run that goes on from another one. Defaults to 0.
 
     Raises:
         ValueError: a decay would start inside the warm-up, or an argument is negative.
@@ -36,9 +37,10 @@ class WarmupHoldDecay(keras.optimizers.schedules.LearningRateSchedule):
         power: float = 2.0,
         end_factor: float = 0.0,
         base: float = 1.0,
+        first_step: int = 0,
     ) -> None:
         super().__init__()
-        if min(warmup_steps, decay_start_step, decay_steps, power, end_factor, base) < 0:
+        if min(warmup_steps, decay_start_step, decay_steps, power, end_factor, base, first_step) < 0:
             raise ValueError("schedule arguments must be at least 0. Received a negative one.")
         if decay_steps and decay_start_step < warmup_steps:
             raise ValueError(
@@ -51,12 +53,13 @@ class WarmupHoldDecay(keras.optimizers.schedules.LearningRateSchedule):
             "power": power,
             "end_factor": end_factor,
             "base": base,
+            "first_step": first_step,
         }
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
         """Return `base` times the factor at `step`, float32."""
         c = self.config
-        s = tf.cast(step, tf.float32) + 1.0
+        s = tf.cast(step - c["first_step"], tf.float32) + 1.0
         factor = tf.minimum(1.0, s / c["warmup_steps"]) if c["warmup_steps"] else tf.ones_like(s)
         if c["decay_steps"]:
             left = 1.0 - tf.clip_by_value((s - c["decay_start_step"]) / c["decay_steps"], 0.0, 1.0)

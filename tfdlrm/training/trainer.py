@@ -50,8 +50,8 @@ class TrainingData(Protocol):
         """Return the batches of one epoch from a step on."""
 
 
-def build_optimizer(config: TrainConfig) -> DLRMOptimizer:
-    """Return the optimizer that `[train]` describes."""
+def build_optimizer(config: TrainConfig, first_step: int = 0) -> DLRMOptimizer:
+    """Return the optimizer that `[train]` describes, its schedule beginning at a step of the optimizer's own count."""
     dense, schedule = config.dense, config.schedule
     epsilon = {"epsilon": dense.epsilon} if dense.epsilon else {}
     if dense.name == "adagrad":
@@ -65,7 +65,8 @@ def build_optimizer(config: TrainConfig) -> DLRMOptimizer:
     clip: dict[str, Any] = {} if config.global_clipnorm is None else {"global_clipnorm": config.global_clipnorm}
     factor: Any = config.rate_factor
     if schedule.warmup_steps or schedule.decay_steps:
-        factor = WarmupHoldDecay(**schedule.model_dump(exclude={"reference_batch_size"}), base=factor)
+        shape = schedule.model_dump(exclude={"reference_batch_size"})
+        factor = WarmupHoldDecay(**shape, base=factor, first_step=first_step)
     return DLRMOptimizer(
         _row_optimizer(config.embedding), mlp, learning_rate=factor, dense_weight_decay=dense.weight_decay, **clip
     )
@@ -87,10 +88,16 @@ def _row_optimizer(config: EmbeddingOptimizerConfig) -> legacy.Optimizer:
     )
 
 
-def compile_model(model: keras.Model, config: TrainConfig) -> None:
-    """Compile a model as `[train]` says: its optimizer, its loss, several steps a call."""
+def compile_model(model: keras.Model, config: TrainConfig, first_step: int = 0) -> None:
+    """Compile a model as `[train]` says: its optimizer, its loss, several steps a call.
+
+    Args:
+        model: The model.
+        config: The `[train]` section.
+        first_step: Step of the optimizer at which its schedule begins. Defaults to 0.
+    """
     model.compile(
-        build_optimizer(config),
+        build_optimizer(config, first_step),
         loss=build_loss(config),
         steps_per_execution=STEPS_PER_EXECUTION,
         accumulation_steps=config.accumulation_steps,

@@ -20,6 +20,7 @@ from tfdlrm.data.files import write_atomic
 from tfdlrm.data.manifest import MANIFEST, Manifest
 from tfdlrm.data.read_counts import read_counts
 from tfdlrm.data.recipe import settings_difference
+from tfdlrm.data.untouched_rows import untouched_rows
 from tfdlrm.models.build import build, has_linear_terms
 from tfdlrm.pipelines.console import Console
 from tfdlrm.pipelines.work_dir import WorkDir
@@ -129,24 +130,7 @@ class Run:
     @property
     def untouched_rows(self) -> dict[str, list[int]]:
         """Rows of rare, unseen and missing values that no training sample read, by table."""
-        statistics, coded = self.manifest.statistics, self.manifest.encoding.tables
-        rows: dict[str, set[int]] = {table.name: set() for table in self.manifest.spec.tables}
-        for name, count in statistics["rare_in_training"].items():
-            coding = coded[name]
-            if not count and coding.rare_row in coding.reserved_rows:
-                rows[name].add(coding.rare_row)
-            if coding.kind == "vocabulary" and coding.oov_row not in (coding.rare_row, coding.missing_row, None):
-                rows[name].add(coding.oov_row)  # no training row is unseen
-        for table in self.manifest.spec.tables:
-            features = [f.name for f in self.manifest.spec.sparse if f.table == table.name]
-            was_missing = any(statistics["shares"]["train"][name]["missing"] for name in features)
-            if coded[table.name].missing_key is None and not was_missing:
-                rows[table.name].add(coded[table.name].missing_row)
-        # A row shared with a value is that value's.
-        own = {
-            name: sorted(row for row in numbers if 0 <= row < coded[name].first_id) for name, numbers in rows.items()
-        }
-        return {name: numbers for name, numbers in own.items() if numbers}
+        return untouched_rows(self.manifest)
 
     def held_out(self) -> str | None:
         """Return the split that judges: test, or validation where no row tests; `None` where every row trains."""
@@ -157,12 +141,12 @@ class Run:
         """Return the batches of a split in file order."""
         return packed_dataset(self.work_dir.data, split, self.config.evaluate.batch_size, manifest=self.manifest)
 
-    def new_model(self) -> keras.Model:
-        """Return a compiled model with its initial weights."""
+    def new_model(self, first_step: int = 0) -> keras.Model:
+        """Return a compiled model with its initial weights; its schedule begins at a step of its optimizer."""
         model = build(
             self.config.model.name, self.spec, self.config.model, self.config.train.precision, self.config.seed
         )
-        compile_model(model, self.config.train)
+        compile_model(model, self.config.train, first_step)
         return model
 
     def trained_model(self) -> keras.Model:

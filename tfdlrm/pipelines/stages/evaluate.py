@@ -23,6 +23,7 @@ from tfdlrm.export.serving_rows import serving_rows
 from tfdlrm.metrics.binary import evaluate_binary
 from tfdlrm.metrics.sampling import shifted, weights_of_all_rows
 from tfdlrm.pipelines.console import NewBar, Stopwatch
+from tfdlrm.pipelines.parent import parent_scores
 from tfdlrm.pipelines.stages.context import Run
 from tfdlrm.training.baseline import HashedLogisticRegression
 from tfdlrm.training.checkpoint import load_checkpoint
@@ -38,9 +39,12 @@ def work(run: Run) -> dict[str, Any]:
     if split is None:
         return {"rows": 0, "split": None}
     rows = run.manifest.splits[split].rows
+    scores: dict[str, npt.NDArray[Any]] = {}
+    if run.config.evaluate.baseline:
+        with run.console.bars() as bar:
+            scores |= parent_scores(run, split, bar)
     model = run.new_model()
     score = Scorer(model, shift)
-    scores: dict[str, npt.NDArray[Any]] = {}
     steps: dict[str, str] = {}
     seconds = 0.0
     with run.console.bars() as bar:

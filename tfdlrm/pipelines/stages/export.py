@@ -30,6 +30,7 @@ def work(run: Run) -> dict[str, Any] | None:
         base,
         untouched_rows=run.untouched_rows,
         logit_shift=run.config.logit_shift,
+        vocabulary=(run.manifest.vocabulary_version, run.manifest.vocabulary_parent),
         config=run.config,
     )
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

@@ -20,7 +20,7 @@ from tfdlrm.report.plots import learning_curve, reliability_diagram, roc_curves,
 from tfdlrm.spec.errors import DataError
 
 PAGE, EXPLANATION = "index.html", "explain.json"
-_NAMES = {"baseline": "hashed logistic regression", "bayes": "best possible"}
+_NAMES = {"parent": "the run before", "baseline": "hashed logistic regression", "bayes": "best possible"}
 
 
 def work(run: Run) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tfdlrm.data.dataset import packed_dataset
 from tfdlrm.data.files import write_atomic
 from tfdlrm.pipelines.benchmarks.figures import write_figures
+from tfdlrm.pipelines.parent import noted_start
 from tfdlrm.pipelines.stages.context import Run
 from tfdlrm.pipelines.table import plan_table, print_tables
 from tfdlrm.report.budget import budget_picture
@@ -26,11 +27,15 @@ def work(run: Run, watched: Mapping[str, Callable[[], tf.data.Dataset]] | None =
     if found and done and read_train_state(found[-1]).step == done["steps"]:
         return None
     config, data = run.config.train, _PackedRows(run)
+    start = noted_start(run)
     if found:
         run.console.say(f"{'train:':<10} going on from {found[-1].name}")
     _tell_plan(run)
     set_determinism(run.config.seed, config.deterministic)
-    model = run.new_model()
+    model = run.new_model(start.steps if start is not None and config.restart_schedule else 0)
+    if start is not None and not found:
+        run.console.say(f"{'train:':<10} starting from {start.checkpoint}")
+        start.load_into(model, run)
     with run.console.bars() as bar:
         result = train(
             model,
