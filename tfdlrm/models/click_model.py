@@ -72,6 +72,12 @@ class ClickModel(keras.Model):
         stacks = [stack for collection in self.collections.values() for stack in collection.stacks]
         return sum(int(np.prod(stack.shape)) for stack in stacks)
 
+    @property
+    def table_bytes(self) -> int:
+        """Memory of those weights, rows of padding included."""
+        stacks = [stack for collection in self.collections.values() for stack in collection.stacks]
+        return sum(int(np.prod(stack.shape)) * stack.dtype.size for stack in stacks)
+
     def build(self, input_shape: Any = None) -> None:
         """Create all weights; the spec says every shape, so that no batch is needed."""
         if getattr(self, "built", False):

@@ -97,7 +97,8 @@ def measure_training(
     figures: dict[str, Any] = {
         **rate_figures(rates["memory"][1:]),
         "peak_memory_bytes": peak_memory_bytes(),
-        "table_bytes": sum(table.stored_bytes for table in model.spec.tables),
+        "model": model_config.name,
+        "table_bytes": model.table_bytes,
         "table_rows": model.spec.table_rows,
         "steps": steps,
         "batch_size": train.batch_size,
