@@ -3,17 +3,17 @@
     python benchmarks/grow_vocabulary.py --keys 10000000 --new 100000
 
 A vocabulary is written; a process of its own reads it, grows it by a day that has a tenth of its values and the new
-ones, and writes it with its state.
+ones, and writes it with its state. Memory is what the arrays take.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +54,8 @@ def _write(folder: Path, known: int, new: int) -> None:
 def _grow(folder: Path) -> None:
     with np.load(folder / "day.npz") as day:
         counted = Counted(day["keys"], day["counts"])
-    before, start = _peak(), time.perf_counter()
+    tracemalloc.start()
+    start = time.perf_counter()
     parent = Vocabulary.load(folder / "parent.npz")
     made = grown(TableCoding(), parent, np.ones(len(parent.keys), np.int32), counted, Growth(), 2)
     made.vocabulary.save(folder / "grown.npz")
@@ -62,12 +63,8 @@ def _grow(folder: Path) -> None:
     seconds = time.perf_counter() - start
     print(
         f"{len(parent.keys):,} values and {len(made.new_rows):,} new ones, {len(counted.keys):,} in the day: "
-        f"{seconds:.1f} s, {_peak() - before:,.0f} MiB more at the peak"
+        f"{seconds:.1f} s, {tracemalloc.get_traced_memory()[1] / 2**20:,.0f} MiB at the peak"
     )
-
-
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 if __name__ == "__main__":
