@@ -28,9 +28,9 @@ from rich.console import Console
 from tfdlrm.data.files import write_atomic
 from tfdlrm.pipelines.cli import load_tensorflow, run_command
 from tfdlrm.pipelines.large_pages import OPT_OUT, TUNABLE
-from tfdlrm.spec.config import ModelConfig
 from tfdlrm.spec.criteo import CARDINALITIES, KAGGLE, criteo_spec
 from tfdlrm.spec.errors import ConfigError, UserError
+from tfdlrm.spec.model_config import ModelConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 DIM = ModelConfig().embedding_dim

@@ -27,9 +27,9 @@ from rich.console import Console
 from rich.table import Table
 
 from tfdlrm.pipelines.large_pages import start_again_with_large_pages
-from tfdlrm.spec.config import ModelConfig
 from tfdlrm.spec.criteo import KAGGLE, criteo_spec
 from tfdlrm.spec.features import FeatureSpec
+from tfdlrm.spec.model_config import ModelConfig
 
 
 def main() -> None:

@@ -27,9 +27,9 @@ from rich.console import Console
 from tfdlrm.data.files import write_atomic
 from tfdlrm.pipelines.cli import run_command
 from tfdlrm.pipelines.large_pages import OPT_OUT, TUNABLE
-from tfdlrm.spec.config import ModelConfig
 from tfdlrm.spec.criteo import CARDINALITIES, DENSE_COLUMNS
 from tfdlrm.spec.errors import ConfigError
+from tfdlrm.spec.model_config import ModelConfig
 
 HERE = Path(__file__).resolve().parent
 # More than this of the machine in other hands, and a figure says little.

@@ -5,8 +5,8 @@ import tf_keras as keras
 
 from tfdlrm.models.accumulation import accumulated_gradients
 from tfdlrm.models.dlrm import DLRM
-from tfdlrm.spec.config import EmbeddingOptimizerConfig, TrainConfig
 from tfdlrm.spec.features import FeatureSpec
+from tfdlrm.spec.train_config import EmbeddingOptimizerConfig, TrainConfig
 from tfdlrm.training.trainer import build_optimizer
 
 RNG = np.random.default_rng(0)

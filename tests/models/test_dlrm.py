@@ -5,9 +5,9 @@ import tf_keras as keras
 
 from tfdlrm.models.build import build
 from tfdlrm.models.dlrm import DLRM
-from tfdlrm.spec.config import ModelConfig
 from tfdlrm.spec.errors import ConfigError
 from tfdlrm.spec.features import FeatureSpec
+from tfdlrm.spec.model_config import ModelConfig
 from tfdlrm.training.optimizers import DLRMOptimizer
 from tfdlrm.training.row_optimizers import SGD, RowWiseAdagrad
 from tfdlrm.training.schedule import WarmupHoldDecay

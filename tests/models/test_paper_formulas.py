@@ -6,8 +6,8 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfdlrm.models.dlrm import DLRM
-from tfdlrm.spec.config import DenseOptimizerConfig, EmbeddingOptimizerConfig, TrainConfig
 from tfdlrm.spec.features import FeatureSpec
+from tfdlrm.spec.train_config import DenseOptimizerConfig, EmbeddingOptimizerConfig, TrainConfig
 from tfdlrm.training.trainer import build_optimizer
 
 STEPS, BATCH, RATE = 200, 32, 0.05

@@ -8,9 +8,10 @@ from tfdlrm.pipelines.benchmark import main
 from tfdlrm.pipelines.benchmarks.batches import random_batches, scaled, write_random
 from tfdlrm.pipelines.benchmarks.input import measure_input
 from tfdlrm.pipelines.benchmarks.train import Measurement, measure_training
-from tfdlrm.spec.config import ModelConfig, TrainConfig
 from tfdlrm.spec.criteo import CARDINALITIES, KAGGLE, criteo_spec
 from tfdlrm.spec.errors import ConfigError, DataError
+from tfdlrm.spec.model_config import ModelConfig
+from tfdlrm.spec.train_config import TrainConfig
 
 SPEC = criteo_spec([50] * 25 + [100_000], 4)
 MODEL = ModelConfig(embedding_dim=4, bottom_units=(8, 4), top_units=(8, 1))

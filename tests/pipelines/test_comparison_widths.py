@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from tfdlrm.models.build import build
 from tfdlrm.pipelines.comparison.widths import CLOSE, dense_weights, fit, scaled_widths
-from tfdlrm.spec.config import ModelConfig
 from tfdlrm.spec.criteo import criteo_spec
+from tfdlrm.spec.model_config import ModelConfig
 
 SPEC = criteo_spec([3] * 26, 4)
 SMALL = ModelConfig(embedding_dim=4, bottom_units=(8, 4), top_units=(32, 16, 1))

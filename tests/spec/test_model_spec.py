@@ -8,9 +8,10 @@ import pytest
 
 from tfdlrm.pipelines.work_dir import config_toml
 from tfdlrm.spec.compression import Compression, QuotientRemainder
-from tfdlrm.spec.config import ModelConfig, load_config
+from tfdlrm.spec.config import load_config
 from tfdlrm.spec.criteo import click_log_spec
 from tfdlrm.spec.errors import ConfigError, SpecError
+from tfdlrm.spec.model_config import ModelConfig
 from tfdlrm.spec.model_spec import budget_plan, model_spec, refuse_unknown_names, without_compression
 from tfdlrm.spec.table_signal import BinnedCounts, row_steps
 

@@ -10,9 +10,10 @@ from tf_keras.optimizers import legacy
 
 from tests.training.test_trainer import Rows
 from tfdlrm.models.build import build
-from tfdlrm.spec.config import ModelConfig, TrainConfig
 from tfdlrm.spec.errors import ConfigError, DataError
 from tfdlrm.spec.features import FeatureSpec
+from tfdlrm.spec.model_config import ModelConfig
+from tfdlrm.spec.train_config import TrainConfig
 from tfdlrm.training.checkpoint import TrainState, checkpoints, load_checkpoint, save_checkpoint
 from tfdlrm.training.trainer import compile_model, train
 

@@ -11,9 +11,10 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfdlrm.models.build import build
-from tfdlrm.spec.config import ModelConfig, TrainConfig
 from tfdlrm.spec.errors import DataError, SpecError
 from tfdlrm.spec.features import FeatureSpec
+from tfdlrm.spec.model_config import ModelConfig
+from tfdlrm.spec.train_config import TrainConfig
 from tfdlrm.training.checkpoint import TrainState, save_checkpoint
 from tfdlrm.training.growth import load_grown
 from tfdlrm.training.trainer import compile_model

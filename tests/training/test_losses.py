@@ -11,9 +11,11 @@ import tf_keras as keras
 from scipy.special import expit
 
 from tfdlrm.models.build import MODELS, build
-from tfdlrm.spec.config import ModelConfig, TrainConfig, load_config
+from tfdlrm.spec.config import load_config
 from tfdlrm.spec.errors import ConfigError, SpecError
 from tfdlrm.spec.features import FeatureSpec
+from tfdlrm.spec.model_config import ModelConfig
+from tfdlrm.spec.train_config import TrainConfig
 from tfdlrm.training.losses import ClickLoss, build_loss
 from tfdlrm.training.trainer import compile_model
 

@@ -4,7 +4,7 @@ import tensorflow as tf
 import tf_keras as keras
 from tf_keras.optimizers import legacy
 
-from tfdlrm.spec.config import EmbeddingOptimizerConfig, TrainConfig
+from tfdlrm.spec.train_config import EmbeddingOptimizerConfig, TrainConfig
 from tfdlrm.training.optimizers import DLRMOptimizer
 from tfdlrm.training.row_optimizers import SGD, Adagrad, Ftrl, LazyAdam, RowWiseAdagrad
 from tfdlrm.training.trainer import build_optimizer

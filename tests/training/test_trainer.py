@@ -6,9 +6,10 @@ import pytest
 import tensorflow as tf
 
 from tfdlrm.models.build import build
-from tfdlrm.spec.config import ModelConfig, TrainConfig
 from tfdlrm.spec.errors import DataError, SpecError
 from tfdlrm.spec.features import FeatureSpec
+from tfdlrm.spec.model_config import ModelConfig
+from tfdlrm.spec.train_config import TrainConfig
 from tfdlrm.training.checkpoint import TrainState, checkpoints, load_checkpoint, read_train_state, save_checkpoint
 from tfdlrm.training.trainer import DivergedError, compile_model, predict, train
 

@@ -9,9 +9,9 @@ from typing import Any
 import tf_keras as keras
 
 from tfdlrm.models.lookup import MODELS, find_model, register
-from tfdlrm.spec.config import ModelConfig
 from tfdlrm.spec.errors import ConfigError, did_you_mean
 from tfdlrm.spec.features import FeatureSpec
+from tfdlrm.spec.model_config import ModelConfig
 from tfdlrm.spec.model_spec import model_spec
 
 __all__ = ["MODELS", "build", "register"]

@@ -17,10 +17,11 @@ from tfdlrm.pipelines.console import Advance, progress_bars
 from tfdlrm.pipelines.large_pages import start_again_with_large_pages
 from tfdlrm.pipelines.specs import recipe_spec
 from tfdlrm.spec.coding import TableCoding
-from tfdlrm.spec.config import DenseOptimizer, EmbeddingOptimizer, RunConfig, load_config
+from tfdlrm.spec.config import RunConfig, load_config
 from tfdlrm.spec.criteo import CARDINALITIES, criteo_spec
 from tfdlrm.spec.errors import ConfigError
 from tfdlrm.spec.features import FeatureSpec
+from tfdlrm.spec.train_config import DenseOptimizer, EmbeddingOptimizer
 
 _EMBEDDING_DIM = 16
 

@@ -16,10 +16,11 @@ from tfdlrm.pipelines.cli import load_tensorflow, refuse_directories, run_comman
 from tfdlrm.pipelines.specs import recipe_spec, tables_spec
 from tfdlrm.pipelines.table import plan_table, print_tables
 from tfdlrm.spec.budget import METHODS, BudgetPlan, fit_budget
-from tfdlrm.spec.config import ModelConfig, load_config
+from tfdlrm.spec.config import load_config
 from tfdlrm.spec.criteo import CARDINALITIES
 from tfdlrm.spec.errors import ConfigError, DataError
 from tfdlrm.spec.features import FeatureSpec
+from tfdlrm.spec.model_config import ModelConfig
 from tfdlrm.spec.model_spec import model_spec
 
 _WIDTH = 16

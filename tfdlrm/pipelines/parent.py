@@ -116,7 +116,8 @@ def parent_scores(run: Run, split: str, bar: NewBar) -> dict[str, npt.NDArray[An
     load_checkpoint(model, start.checkpoint)
     batches = run.batches(split).map(_ids_of_parent(run, new_rows(run.work_dir.data, run.manifest)))
     with serving_rows(model, start.parent.untouched_rows):
-        _, scores, _ = Scorer(model)(batches, bar("score parent", run.manifest.splits[split].rows))
+        score = Scorer(model, start.parent.config.logit_shift)
+        _, scores, _ = score(batches, bar("score parent", run.manifest.splits[split].rows))
     return {"parent": scores}
 
 

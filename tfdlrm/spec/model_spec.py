@@ -8,10 +8,10 @@ from typing import Any
 from tfdlrm.spec.budget import BudgetPlan, fit_budget, table_bytes
 from tfdlrm.spec.byte_sizes import parse_bytes
 from tfdlrm.spec.compression import Compression
-from tfdlrm.spec.config import ModelConfig
 from tfdlrm.spec.errors import ConfigError, SpecError, did_you_mean
 from tfdlrm.spec.features import FeatureSpec, TableConfig
 from tfdlrm.spec.mixed_dimensions import mixed_dimensions
+from tfdlrm.spec.model_config import ModelConfig
 from tfdlrm.spec.table_signal import Counts
 
 

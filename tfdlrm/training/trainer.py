@@ -15,8 +15,8 @@ from tf_keras.optimizers import legacy
 
 from tfdlrm.metrics.binary import BinaryMetrics, evaluate_binary
 from tfdlrm.models.probability import probability_function
-from tfdlrm.spec.config import EmbeddingOptimizerConfig, TrainConfig
 from tfdlrm.spec.errors import ConfigError, UserError
+from tfdlrm.spec.train_config import EmbeddingOptimizerConfig, TrainConfig
 from tfdlrm.training.checkpoint import (
     TrainState,
     checkpoints,

@@ -20,9 +20,10 @@ from tfdlrm.models.build import build
 from tfdlrm.pipelines.benchmarks.batches import random_batches, write_random
 from tfdlrm.pipelines.benchmarks.figures import machine_figures, peak_memory_bytes, rate_figures
 from tfdlrm.pipelines.benchmarks.profile import Split, split_by_group, trace
-from tfdlrm.spec.config import ModelConfig, TrainConfig
 from tfdlrm.spec.errors import DataError
 from tfdlrm.spec.features import FeatureSpec
+from tfdlrm.spec.model_config import ModelConfig
+from tfdlrm.spec.train_config import TrainConfig
 from tfdlrm.training.trainer import compile_model
 
 Progress = Callable[[int], None]

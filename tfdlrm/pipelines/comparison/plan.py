@@ -10,7 +10,8 @@ from tfdlrm.pipelines.cli import recipe
 from tfdlrm.pipelines.comparison.widths import Fitted
 from tfdlrm.pipelines.work_dir import WorkDir
 from tfdlrm.spec.compare import CompareConfig, ComparedDataset, ComparedModel, ComparedOptimizer
-from tfdlrm.spec.config import ModelConfig, RunConfig, load_config
+from tfdlrm.spec.config import RunConfig, load_config
+from tfdlrm.spec.model_config import ModelConfig
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,8 +12,8 @@ from scipy.optimize import brentq
 
 from tfdlrm.models.build import build
 from tfdlrm.models.lookup import find_model
-from tfdlrm.spec.config import ModelConfig
 from tfdlrm.spec.features import FeatureSpec
+from tfdlrm.spec.model_config import ModelConfig
 
 CLOSE = 0.02
 """Share by which dense weights may differ and still count as equal."""
