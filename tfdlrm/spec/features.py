@@ -226,7 +226,9 @@ class FeatureSpec(Frozen):
             )
             for table in self.tables
         )
-        return self.model_copy(update={"tables": tables})
+        # Weights are learned for the vectors of a bag; here each id has a weight that is learned anyway.
+        sparse = tuple(feature.model_copy(update={"learned_weights": False}) for feature in self.sparse)
+        return self.model_copy(update={"sparse": sparse, "tables": tables})
 
     def only(self, names: Sequence[str]) -> FeatureSpec:
         """Return these sparse features, in the order of the spec, and the tables they read, without dense features."""
