@@ -14,7 +14,7 @@ from tfdlrm.report.html import Table
 from tfdlrm.spec.budget import COLUMNS, BudgetPlan
 
 _SCORERS = {
-    **{"best": "DLRM, best weights", "last": "DLRM, last weights", "parent": "the run before, as it was"},
+    **{"best": "model, best weights", "last": "model, last weights", "parent": "the run before, as it was"},
     "baseline": "hashed logistic regression",
 }
 _TRUTH = {"bayes": "best possible (planted truth)"}

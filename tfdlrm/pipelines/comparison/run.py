@@ -33,6 +33,9 @@ _WIDTH = 160
 _WHOLE_RUN = 1e9
 """Seconds: the rate that the time left is told by is that since the start, for a cell may take hours."""
 
+_START = 100_000
+"""Samples that a cell could train on in the time that it takes to start, trace its graphs and score its rows."""
+
 
 class Comparison:
     """Models side by side.
@@ -145,7 +148,7 @@ class Comparison:
             samples: dict[Cell, int] = {}
             for block in {(cell.block.dataset, cell.block.fold): cell.block for cell in missing}.values():
                 rows = prepare_block(block, self.root, overwrite)
-                samples |= {cell: rows * cell.config.train.epochs for cell in missing if cell.block is block}
+                samples |= {cell: _START + rows * cell.config.train.epochs for cell in missing if cell.block is block}
             for cell in missing:
                 cell.file(self.root).unlink(missing_ok=True)
             done = len(self.wanted) - len(missing)

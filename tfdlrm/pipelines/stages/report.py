@@ -63,7 +63,10 @@ def _result_plots(run: Run, evaluated: Mapping[str, Any]) -> list[Plot]:
     with np.load(run.work_dir.report / PREDICTIONS) as file:
         columns = dict(file)
     labels, weight, chosen = columns["label"], columns.get("sample_weight"), columns[evaluated["exported"]]
-    scores = {"DLRM": chosen, **{label: columns[name] for name, label in _NAMES.items() if name in columns}}
+    scores = {
+        run.config.model.name: chosen,
+        **{label: columns[name] for name, label in _NAMES.items() if name in columns},
+    }
     plots = []
     if 0 < labels.mean() < 1:
         curves = {name: roc_points(labels, values, weight) for name, values in scores.items()}
