@@ -68,9 +68,15 @@ class ClickModel(keras.Model):
 
     @property
     def table_parameters(self) -> int:
-        """Number of weights in tables; `count_params` less these are the dense ones."""
-        stacks = [stack for collection in self.collections.values() for stack in collection.stacks]
-        return sum(int(np.prod(stack.shape)) for stack in stacks)
+        """Number of weights in tables as they are stored."""
+        stored = [part for collection in self.collections.values() for part in collection.stored_tables()]
+        return sum(part.rows * int(np.prod(part.variable.shape[1:])) for part in stored)
+
+    @property
+    def dense_parameters(self) -> int:
+        """Number of weights outside of tables."""
+        tables = {stack.ref() for collection in self.collections.values() for stack in collection.stacks}
+        return sum(int(np.prod(weight.shape)) for weight in self.weights if weight.ref() not in tables)
 
     @property
     def table_bytes(self) -> int:

@@ -10,10 +10,9 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from tfdlrm.spec.config import DenseOptimizerConfig, EmbeddingOptimizerConfig, ModelConfig
 from tfdlrm.spec.errors import ConfigError, SpecError, did_you_mean, why_unreadable
 from tfdlrm.spec.frozen import Frozen
-from tfdlrm.spec.model_config import ModelConfig
-from tfdlrm.spec.train_config import DenseOptimizerConfig, EmbeddingOptimizerConfig
 
 _LABEL = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 _OWN_FOLDERS = ("report", "logs")
@@ -113,12 +112,12 @@ class CompareConfig(Frozen):
         for dataset in self.datasets:
             if dataset.name in _OWN_FOLDERS:
                 raise SpecError(f"`datasets.name` must not be one of {_OWN_FOLDERS}. Received: {dataset.name!r}.")
-        given: dict[str, tuple[str | None, ...]] = {
+        named: dict[str, tuple[str | None, ...]] = {
             "equal_parameters": (self.equal_parameters,),
             "reference": (self.reference,),
             "figure_models": self.figure_models,
         }
-        for key, names in given.items():
+        for key, names in named.items():
             for name in names:
                 if name is not None and name not in labels:
                     raise SpecError(

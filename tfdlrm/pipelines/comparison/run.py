@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -192,6 +193,8 @@ class Comparison:
             try:
                 if read_cell(cell, self.root) is None:
                     missing.append(cell)
+                else:  # a kill between the last two steps of a cell leaves its checkpoints
+                    shutil.rmtree(cell.work_dir(self.root).path, ignore_errors=True)
             except ConfigError:
                 if not overwrite:
                     raise

@@ -47,7 +47,7 @@ def dense_weights(spec: FeatureSpec, config: ModelConfig) -> int:
         ConfigError: the model does not fit the features.
     """
     model = build(config.name, spec, config)
-    dense: int = model.count_params() - model.table_parameters
+    dense: int = model.dense_parameters
     keras.backend.clear_session()
     return dense
 
