@@ -33,9 +33,8 @@ class WorkDir:
 
     def __init__(self, path: Path, rows_of: WorkDir | None = None) -> None:
         self.path = path
-        rows: Path = path if rows_of is None else rows_of.path
-        self.raw = rows / "raw"
-        self.data = rows / "data"
+        self.raw: Path = path / "raw" if rows_of is None else rows_of.raw
+        self.data: Path = path / "data" if rows_of is None else rows_of.data
         self.checkpoints = path / "checkpoints"
         self.logs = path / "logs"
         self.report = path / "report"
@@ -99,7 +98,7 @@ class WorkDir:
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Write `metrics.json`; nan, which JSON does not have, becomes null."""
-        write_atomic(self.metrics_file, json.dumps(plain(metrics), indent=1, allow_nan=False) + "\n")
+        write_atomic(self.metrics_file, json_text(metrics))
 
     def _refuse_foreign(self) -> None:
         """Raise where files lie that no run made: a run replaces and `overwrite` deletes names such as `logs`."""
@@ -136,6 +135,11 @@ class WorkDir:
 def config_toml(config: RunConfig) -> str:
     """Return a configuration with every default as TOML that `load_config` reads back."""
     return tomli_w.dumps(_stated(config.model_dump(mode="json")))
+
+
+def json_text(values: Mapping[str, Any]) -> str:
+    """Return values as JSON; nan, which JSON does not have, becomes null."""
+    return json.dumps(plain(values), indent=1, allow_nan=False) + "\n"
 
 
 def _stated(value: Any) -> Any:

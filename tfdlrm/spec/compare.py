@@ -10,9 +10,10 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from tfdlrm.spec.config import DenseOptimizerConfig, EmbeddingOptimizerConfig, ModelConfig
 from tfdlrm.spec.errors import ConfigError, SpecError, did_you_mean, why_unreadable
 from tfdlrm.spec.frozen import Frozen
+from tfdlrm.spec.model_config import ModelConfig
+from tfdlrm.spec.train_config import DenseOptimizerConfig, EmbeddingOptimizerConfig
 
 _LABEL = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 _OWN_FOLDERS = ("report", "logs")
