@@ -55,6 +55,41 @@ def fresh(settings, seed=1):
     return model
 
 
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"name": "deepfm"}, r"the model must be DLRM. Received: DeepFM"),
+        (
+            {"top_units": (9, 1)},
+            r"shape of `top/dense_0/kernel` must be \(10, 8\) as in .* Received: a model with \(10, 9\)",
+        ),
+        ({"interaction_itself": True, "top_units": (8, 1)}, r"shape of `top/dense_0/kernel` must be \(10, 8\)"),
+        ({"top_units": (8, 8, 1)}, r"shape of `top/dense_1/kernel` must be \(8, 1\) .* with \(8, 8\)"),
+    ],
+)
+def test_a_checkpoint_of_another_architecture_is_refused_and_nothing_is_changed(tmp_path, other, message):
+    path = save_checkpoint(fresh(config()), tmp_path, TrainState(step=1))
+    settings = MODEL.model_copy(update=other)
+    model = build(settings.name, SPEC, settings, seed=2)
+    compile_model(model, config())
+    before = model.get_weights()
+    with pytest.raises(DataError, match=message):
+        load_checkpoint(model, path)
+    for weight, value in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, value)
+
+
+def test_weights_of_equal_shapes_that_mean_another_network_are_refused(tmp_path):
+    def crossed(pair):
+        model = build("wide_deep", SPEC, {"embedding_dim": 4, "top_units": (8, 1), "crosses": [pair], "cross_rows": 9})
+        compile_model(model, config())
+        return model
+
+    path = save_checkpoint(crossed(("a", "b")), tmp_path, TrainState(step=1))
+    with pytest.raises(DataError, match=r"`crosses` must be \[\['a', 'b'\]\] as in .* Received: \[\['a', 'c'\]\]"):
+        load_checkpoint(crossed(("a", "c")), path)
+
+
 def test_training_learns_and_reports(tmp_path):
     rows, settings = Rows(2000, 32), config(epochs=4)
     model = fresh(settings)

@@ -71,8 +71,14 @@ class CompressedInteraction(keras.layers.Layer):
         first = tf.reshape(tf.transpose(inputs, [0, 2, 1]), [-1, m])  # [B d, m]
         maps, pooled = first, []
         for kernel in self.kernels:
-            crosses = maps[:, :, tf.newaxis] * first[:, tf.newaxis, :]  # [B d, H, m]
-            maps = tf.matmul(tf.reshape(crosses, [-1, maps.shape[1] * m]), kernel)  # [B d, H']
+            height, width = maps.shape[1], kernel.shape[1]
+            # Two orders of the same sums; the smaller array between decides.
+            if width < height:
+                parts = tf.reshape(tf.matmul(maps, tf.reshape(kernel, [height, m * width])), [-1, m, width])
+                maps = tf.reduce_sum(first[:, :, tf.newaxis] * parts, axis=1)  # [B d, H']
+            else:
+                crosses = maps[:, :, tf.newaxis] * first[:, tf.newaxis, :]  # [B d, H, m]
+                maps = tf.matmul(tf.reshape(crosses, [-1, height * m]), kernel)  # [B d, H']
             pooled.append(tf.reduce_sum(tf.reshape(maps, [-1, d, maps.shape[1]]), axis=1))
         return tf.concat(pooled, axis=1)
 

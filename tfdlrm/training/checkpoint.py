@@ -26,8 +26,11 @@ from pydantic import BaseModel, ConfigDict
 from tfdlrm.spec.errors import DataError
 from tfdlrm.spec.features import FeatureSpec
 from tfdlrm.training.optimizers import DLRMOptimizer
+from tfdlrm.training.row_optimizers import plain_name
 
 _CHUNK_ROWS = 1 << 18
+# Settings of a model that a checkpoint does not depend on; the specs are compared on their own.
+_NO_MATTER_OF_WEIGHTS = {"name", "dtype", "spec", "seed", "dropout", "embedding_l2"}
 _NAME = re.compile(r"^step-(\d{10})$")
 
 
@@ -73,6 +76,7 @@ def save_checkpoint(model: keras.Model, directory: Path, state: TrainState) -> P
     final = directory / f"step-{state.step:010d}"
     if final.exists():
         return final
+    model.optimizer._create_all_weights(model.trainable_variables)  # a model that never trained has no slots yet
     directory.mkdir(parents=True, exist_ok=True)
     temporary = directory / f".tmp-{final.name}-{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -85,6 +89,8 @@ def save_checkpoint(model: keras.Model, directory: Path, state: TrainState) -> P
         checksums["dense.npz"] = _crc_of(temporary / "dense.npz")
         content = {
             "format": 1,
+            "model": type(model).__name__,
+            "network": _network(model),
             "spec": model.spec.model_dump(mode="json"),
             "optimizers": _optimizer_names(model),
             "state": state.model_dump(mode="json"),
@@ -141,25 +147,26 @@ def read_weights(
     Raises:
         DataError: as `load_checkpoint` does.
     """
-    # By name: slots of different optimizers may have equal names and shapes and mean different things.
+    # By name: weights of different models may have equal shapes, as slots of different optimizers may.
+    if content.get("model", type(model).__name__) != type(model).__name__:
+        raise DataError(f"{path}: the model must be {content['model']}. Received: {type(model).__name__}.")
     if content["optimizers"] != (names := _optimizer_names(model)):
         raise DataError(f"{path}: the optimizers must be {content['optimizers']}. Received: {names}.")
     for file, expected in content["crc32"].items():
         if not (path / file).is_file() or _crc_of(path / file) != expected:
             raise DataError(f"{path / file}: missing or altered; this checkpoint cannot be used.")
     model.optimizer._create_all_weights(model.trainable_variables)
+    variables = _dense_variables(model)
+    with np.load(path / "dense.npz") as stored_dense:
+        stored = {key: stored_dense[key] for key in stored_dense.files}
+    # Before anything is written: a model that is refused stays as it was.
+    _refuse_other_shapes(path, stored, variables)
+    _refuse_other_network(path, content, _network(model))
     for name, variable, first, rows, table in _row_variables(model):
         own = (grown or {}).get(table, GrownTable(rows, np.empty(0, np.int64)))
         _read_rows(path / name, variable, first, own.rows_before, own.new_rows)
-    variables = _dense_variables(model)
-    with np.load(path / "dense.npz") as stored_dense:
-        if set(stored_dense.files) != set(variables):
-            raise DataError(f"{path / 'dense.npz'}: weights of another model or optimizer.")
-        for key, variable in variables.items():
-            value = stored_dense[key]
-            if value.shape != tuple(variable.shape):
-                raise DataError(f"{path}: shape of `{key}` must be {tuple(variable.shape)}. Received: {value.shape}.")
-            variable.assign(value)
+    for key, variable in variables.items():
+        variable.assign(stored[key])
 
 
 def checkpoints(directory: Path) -> list[Path]:
@@ -235,6 +242,31 @@ def _dense_variables(model: keras.Model) -> dict[str, tf.Variable]:
     dense = {f"weight_{i}": v for i, v in enumerate(w for w in model.weights if w.ref() not in tables)}
     slots = [v for v in model.optimizer.weights if v.ref() not in of_tables]
     return {**dense, **{f"optimizer_{i}": v for i, v in enumerate(slots)}}
+
+
+def _refuse_other_shapes(path: Path, stored: Mapping[str, npt.NDArray[Any]], wanted: Mapping[str, tf.Variable]) -> None:
+    for key, variable in wanted.items():
+        if key in stored and stored[key].shape != tuple(variable.shape):
+            raise DataError(
+                f"{path}: shape of `{plain_name(variable)}` must be {stored[key].shape} as in the checkpoint. "
+                f"Received: a model with {tuple(variable.shape)}."
+            )
+    if len(stored) != len(wanted):
+        raise DataError(f"{path}: must have {len(wanted)} weights outside of tables. Received: {len(stored)}.")
+
+
+def _network(model: keras.Model) -> dict[str, Any]:
+    """Return the settings that say what a model's weights mean, as JSON values."""
+    settings: dict[str, Any] = json.loads(json.dumps(model.get_config()))
+    return {key: value for key, value in settings.items() if key not in _NO_MATTER_OF_WEIGHTS}
+
+
+def _refuse_other_network(path: Path, content: Mapping[str, Any], network: Mapping[str, Any]) -> None:
+    """Raise where weights have equal shapes and another meaning, such as those of other crosses."""
+    known = content.get("network", network)
+    for key in known:
+        if known[key] != network.get(key):
+            raise DataError(f"{path}: `{key}` must be {known[key]} as in the checkpoint. Received: {network.get(key)}.")
 
 
 def _write_rows(path: Path, variable: tf.Variable, first: int, rows: int) -> int:
