@@ -74,11 +74,12 @@ def oracle(spec: FeatureSpec, parts, ids, weights=None):
         share = tf.constant((flat >= 0).astype(np.float64))
         if feature.weighted:
             share *= weights[:, start:stop].ravel()
+        factor = share
         if feature.learned_weights:
             learned = parts[table.name, "pooling_weight"]
-            share *= tf.reshape(select([hashed(table, int(i)) for i in flat], learned.shape[0]) @ learned, [-1])
+            factor *= tf.reshape(select([hashed(table, int(i)) for i in flat], learned.shape[0]) @ learned, [-1])
         shape = [len(ids), feature.hotness, table.embedding_dim]
-        bag = tf.reduce_sum(tf.reshape(share[:, None] * vectors_of(table, parts, flat), shape), axis=1)
+        bag = tf.reduce_sum(tf.reshape(factor[:, None] * vectors_of(table, parts, flat), shape), axis=1)
         if feature.combiner == "mean":
             bag = tf.math.divide_no_nan(bag, tf.reduce_sum(tf.reshape(share, shape[:2]), axis=1, keepdims=True))
         out.append(bag)

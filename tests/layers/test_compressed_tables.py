@@ -159,6 +159,17 @@ def test_a_learned_weight_starts_at_one_and_is_one_for_all_features_of_the_table
     ]
 
 
+def test_a_mean_stays_bounded_where_learned_weights_cancel():
+    spec = FeatureSpec(
+        sparse=[{"name": "a", "table": "a", "hotness": 2, "combiner": "mean", "learned_weights": True}],
+        tables=[{"name": "a", "vocabulary_size": 2, "embedding_dim": 2}],
+    )
+    layer = EmbeddingCollection(spec)
+    layer.set_table("a", np.array([[1, 2], [3, 5]]))
+    layer.set_part("a", "pooling_weight", np.array([[1.0], [-0.5]]))
+    np.testing.assert_allclose(layer(tf.constant([[0, 1], [0, -1]]))[:, 0], [[-0.25, -0.25], [1, 2]])
+
+
 def test_foreign_ids_are_refused_by_the_rows_that_the_spec_has():
     layer = EmbeddingCollection(make_spec(EVERYTHING), seed=1)
     ids, weights = make_batch(layer.spec)

@@ -47,10 +47,10 @@ def pool(
     weights: tf.Tensor | None = None,
     learned: tf.Tensor | None = None,
 ) -> list[tf.Tensor]:
-    """Pool bags: sum_j w_j v_j, and under `"mean"` that divided by sum_j w_j, or zeros where the sum is 0.
+    """Pool bags: sum_j w_j a_j v_j, and under `"mean"` that divided by sum_j w_j, or zeros where that sum is 0.
 
-    The weight w_j is 1, or what the batch carries, or what is learned for the id, or the product of the two. Padding
-    adds nothing to either sum.
+    w_j is what the batch carries, else 1; a_j is what is learned for the id, else 1. Padding adds nothing to either
+    sum. A mean is not divided by learned weights: they may change their sign, and a sum near 0 would have no bound.
 
     Args:
         runs: The features, in the order of the columns.
@@ -71,14 +71,15 @@ def pool(
         share = tf.cast(present[:, start:stop], vectors.dtype)
         if run.weighted and weights is not None:
             share *= weights[:, start:stop]
-        if run.learned and learned is not None:
-            share *= learned[:, learned_start : learned_start + size]
-            learned_start += size
-        if run.weighted or run.learned:
+        if run.weighted:
             bag *= share[:, :, tf.newaxis]
+        if run.learned and learned is not None:
+            # Padding has a vector of zeros, and so needs no mask.
+            bag *= learned[:, learned_start : learned_start + size, tf.newaxis]
+            learned_start += size
         if run.hotness > 1:
             bag = tf.reduce_sum(tf.reshape(bag, [-1, run.features, run.hotness, vectors.shape[2]]), axis=2)
-        if run.combiner == "mean" and (run.hotness > 1 or run.weighted or run.learned):
+        if run.combiner == "mean" and (run.hotness > 1 or run.weighted):
             total = tf.reduce_sum(tf.reshape(share, [-1, run.features, run.hotness]), axis=2)
             bag = tf.math.divide_no_nan(bag, total[:, :, tf.newaxis])
         pooled.append(bag)

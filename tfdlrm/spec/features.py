@@ -69,8 +69,8 @@ class SparseFeature(Frozen):
         hotness: Fixed bag length; shorter bags are padded with -1. Defaults to 1 (one-hot).
         combiner: How a bag becomes one vector, `"sum"` or `"mean"`. Defaults to `"sum"`.
         weighted: Whether the batch carries one float weight per id. Defaults to `False`.
-        learned_weights: Whether each id has a learned weight that its vector is multiplied by before the bag is pooled.
-            Defaults to `False`.
+        learned_weights: Whether each id has a learned weight that its vector is multiplied by before the bag is pooled;
+            a mean is not divided by it. Defaults to `False`.
     """
 
     name: str = Field(min_length=1)
