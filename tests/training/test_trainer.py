@@ -179,6 +179,23 @@ def test_weights_that_blow_up_in_the_last_step_are_not_saved(tmp_path):
     assert checkpoints(tmp_path) == []
 
 
+@pytest.mark.parametrize(("row", "what"), [(0, "predictions"), (29, "rows of a table")])
+def test_a_table_that_blows_up_is_a_divergence(tmp_path, row, what):
+    """Row 0 is read by the rows that validate, row 29 by none."""
+    rows, settings = Rows(64, 32), config(epochs=1)
+    model = fresh(settings)
+    stack, done = model.embedding.stacks[0], []
+
+    def blow_up(samples):
+        done.append(samples)
+        if sum(done) == rows.rows:  # after the last step
+            stack.scatter_update(tf.IndexedSlices(tf.constant([[np.inf] * 4]), tf.constant([row])))
+
+    with pytest.raises(DivergedError, match=f"{what} became infinite or nan between steps 0 and 2"):
+        train(model, settings, rows, tmp_path, lambda: rows.batches(0, 0), progress=blow_up)
+    assert checkpoints(tmp_path) == []
+
+
 def saved(tmp_path):
     settings = config()
     model = fresh(settings)

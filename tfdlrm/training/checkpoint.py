@@ -34,6 +34,10 @@ _NO_MATTER_OF_WEIGHTS = {"name", "dtype", "spec", "seed", "dropout", "embedding_
 _NAME = re.compile(r"^step-(\d{10})$")
 
 
+class NotFiniteError(DataError):
+    """A table, or a slot of the optimizer, holds a value that is infinite or nan."""
+
+
 class TrainState(BaseModel):
     """Where training stands.
 
@@ -71,7 +75,7 @@ def save_checkpoint(model: keras.Model, directory: Path, state: TrainState) -> P
 
     Raises:
         OSError: the disk is full or not writable; earlier checkpoints stay as they are.
-        DataError: a table holds a value that is not finite.
+        NotFiniteError: a table holds a value that is not finite.
     """
     final = directory / f"step-{state.step:010d}"
     if final.exists():
@@ -278,7 +282,7 @@ def _write_rows(path: Path, variable: tf.Variable, first: int, rows: int) -> int
         # A slice of the variable would copy all of it for every chunk.
         piece = tf.gather(variable, tf.range(first + lo, first + hi, dtype=tf.int64)).numpy()
         if not np.isfinite(piece).all():
-            raise DataError(f"{path.name}: rows of a table became infinite or nan; the checkpoint is not written.")
+            raise NotFiniteError(f"{path.name}: rows of a table became infinite or nan; the checkpoint is not written.")
         out[lo:hi] = piece.view(out.dtype)
     out.flush()
     del out

@@ -18,6 +18,7 @@ from tfdlrm.models.probability import probability_function
 from tfdlrm.spec.errors import ConfigError, UserError
 from tfdlrm.spec.train_config import EmbeddingOptimizerConfig, TrainConfig
 from tfdlrm.training.checkpoint import (
+    NotFiniteError,
     TrainState,
     checkpoints,
     load_checkpoint,
@@ -36,7 +37,7 @@ STEPS_PER_EXECUTION = 20
 
 
 class DivergedError(UserError):
-    """The training loss is no longer a finite number."""
+    """The training loss or a weight is no longer a finite number."""
 
 
 class TrainingData(Protocol):
@@ -194,7 +195,7 @@ def train(
             nothing; their metrics are noted in the history under these names. Defaults to none.
 
     Raises:
-        DivergedError: the loss is not finite; the checkpoints before stay.
+        DivergedError: the loss or a weight is not finite; the checkpoints before stay.
         ConfigError: there are no training rows.
     """
     steps_per_epoch = -(-data.rows // config.batch_size)
@@ -209,24 +210,21 @@ def train(
     while state.epoch < config.epochs and not _gave_up(state, config):
         steps = _steps_of_round(state, config, steps_per_epoch)
         loss = _fit_round(model, config, data, state, steps, progress)
+        between = f"between steps {state.step - steps} and {state.step}"
         if not np.isfinite(loss):
-            raise DivergedError(
-                f"training loss became {loss} between steps {state.step - steps} and {state.step}. "
-                f"The checkpoints in {directory} are from before. A smaller learning rate or clipping may help."
-            )
+            raise _diverged(f"training loss became {loss} {between}", directory)
         # The loss is from before the last update; what is saved must be sound after it.
         if not all(np.isfinite(weight.numpy()).all() for weight in model.weights if weight.ref() not in tables):
-            raise DivergedError(
-                f"weights became infinite or nan between steps {state.step - steps} and {state.step}. "
-                f"The checkpoints in {directory} are from before. A smaller learning rate or clipping may help."
-            )
+            raise _diverged(f"weights became infinite or nan {between}", directory)
         at_epoch_end = state.step_in_epoch == steps_per_epoch
         if at_epoch_end:
             state.epoch, state.step_in_epoch = state.epoch + 1, 0
         validate_now = at_epoch_end or (config.eval_every_steps and state.step % config.eval_every_steps == 0)
-        seen = {name: evaluate_binary(*scorer(rows())) for name, rows in (watched or {}).items() if validate_now}
+        seen = {
+            name: _judged(scorer(rows()), between, directory) for name, rows in (watched or {}).items() if validate_now
+        }
         if validation is not None and validate_now:
-            metrics = evaluate_binary(*scorer(validation()))
+            metrics = _judged(scorer(validation()), between, directory)
             _note(state, config, metrics, loss, seen)
             log(
                 f"step {state.step}: training loss {loss:.5f}, validation log loss {metrics.log_loss:.5f}, "
@@ -234,7 +232,10 @@ def train(
             )
         elif seen:
             state.history.append(_entry(state, loss, seen))
-        save_checkpoint(model, directory, state)
+        try:
+            save_checkpoint(model, directory, state)
+        except NotFiniteError:
+            raise _diverged(f"rows of a table became infinite or nan {between}", directory) from None
         prune_checkpoints(directory, config.keep_checkpoints, state.best_step)
     best = [entry for entry in state.history if entry["step"] == state.best_step]
     return TrainResult(
@@ -243,6 +244,18 @@ def train(
         last=state.history[-1] if state.history else None,
         loss=loss,
         stopped_early=state.epoch < config.epochs,
+    )
+
+
+def _judged(scores: Scores, between: str, directory: Path) -> BinaryMetrics:
+    if not np.isfinite(scores[1]).all():
+        raise _diverged(f"predictions became infinite or nan {between}", directory)
+    return evaluate_binary(*scores)
+
+
+def _diverged(what: str, directory: Path) -> DivergedError:
+    return DivergedError(
+        f"{what}. The checkpoints in {directory} are from before. A smaller learning rate or clipping may help."
     )
 
 
