@@ -100,10 +100,45 @@ def test_unknown_names_are_told_before_rows_are_prepared(tmp_path):
             'model.learned_weights=["I1"]',
             "`model.learned_weights` must name a sparse feature of the data. Received: `I1`.",
         ),
+        ("model.embedding_budget=10B", "`model.embedding_budget` must be at least 416 bytes"),
     ):
         line = refusal("--config", recipe, "--work-dir", tmp_path / "run", "--set", setting)
         assert line.startswith(message)
         assert not (tmp_path / "run" / "data" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (
+            "model.interaction=cat",
+            "model.compression.dim=2",
+            '`model.compression.dim` must go with `interaction` "dot"',
+        ),
+        (
+            "train.embedding={name='adagrad'}",
+            "model.tables.C3.dtype=float16",
+            '`model.tables.C3.dtype` must be "float32" where `train.embedding.name` is "adagrad"',
+        ),
+    ],
+)
+def test_settings_that_exclude_one_another_are_told_before_rows_are_prepared(tmp_path, first, second, message):
+    recipe = write_recipe(tmp_path)
+    line = refusal("--config", recipe, "--work-dir", tmp_path / "run", "--set", first, "--set", second)
+    assert message in line
+    assert not (tmp_path / "run" / "data" / "manifest.json").exists()
+
+
+def test_an_optimizer_that_does_not_round_gets_no_half_precision(prepared, tmp_path):
+    adam = ["--set", "train.embedding={name='adam', learning_rate=0.01}", "--set", "model.embedding_budget=200kB"]
+    arguments = ["--config", prepared / "small.toml", "--work-dir", tmp_path / "run", "--stages", "prepare,train"]
+    outcome = call(criteo.main, *arguments, *adam, "--set", "train.epochs=1")
+    assert outcome.code == 0, outcome.err
+    plan = BudgetPlan.from_json((tmp_path / "run" / "report" / "budget.json").read_text())
+    compressed = [choice.compression for choice in plan.choices if choice.compression]
+    assert compressed and {compression.dtype for compression in compressed} == {"float32"}
+    shown = call(budget.main, "--work-dir", tmp_path / "run")
+    assert shown.out.startswith(plan.caption + "\n")
 
 
 def test_a_run_plans_and_stores_what_it_planned(prepared):

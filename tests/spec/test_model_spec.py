@@ -8,12 +8,21 @@ import pytest
 
 from tfdlrm.pipelines.work_dir import config_toml
 from tfdlrm.spec.compression import Compression, QuotientRemainder
-from tfdlrm.spec.config import load_config
+from tfdlrm.spec.config import RunConfig, load_config
 from tfdlrm.spec.criteo import click_log_spec
 from tfdlrm.spec.errors import ConfigError, SpecError
 from tfdlrm.spec.model_config import ModelConfig
-from tfdlrm.spec.model_spec import budget_plan, model_spec, refuse_unknown_names, without_compression
+from tfdlrm.spec.model_spec import (
+    budget_plan,
+    methods_of,
+    model_spec,
+    refuse_hopeless_budget,
+    refuse_unfit,
+    without_compression,
+)
+from tfdlrm.spec.storage import Storage
 from tfdlrm.spec.table_signal import BinnedCounts, row_steps
+from tfdlrm.spec.train_config import EmbeddingOptimizerConfig
 
 ROWS = (50, 20_000, 300_000)
 
@@ -93,7 +102,7 @@ def test_twice_is_once(data):
 
 def test_linear_weights_count(data):
     config = ModelConfig(embedding_budget="5MB")
-    plan = budget_plan(data, config, linear=True)
+    plan = budget_plan(data, config, storage=Storage(linear=True))
     seen = sum((t.compression and t.compression.hash_rows) or t.vocabulary_size for t in plan.spec.tables)
     assert 4_500_000 <= sum(t.stored_bytes for t in plan.spec.tables) + 4 * seen <= 5_000_000
 
@@ -134,7 +143,12 @@ def test_settings_that_do_not_fit(data, settings, message):
         ({"embedding_budget": 1, "compression": {}}, "`embedding_budget` must not come with `compression`"),
         ({"embedding_budget": 1, "mixed_dimensions": {}}, "`embedding_budget` must not come with `mixed_dimensions`"),
         ({"compression": {"dim": 4}, "mixed_dimensions": {}}, "`compression.dim` must not come with"),
-        ({"mixed_dimensions": {}, "interaction": "cat"}, '`mixed_dimensions` must go with `interaction` "dot"'),
+        ({"compression": {"hash_rows": 1.0}}, "`hash_rows` must be a share below 1, or a whole number. Received: 1.0"),
+        ({"compression": {"hash_rows": 1}}, "`hash_rows` must be at least 2 where it is a number of rows. Received: 1"),
+        (
+            {"compression": {"hash_rows": 9, "exact_rows": 1.0}},
+            "`exact_rows` must be a share below 1, or a whole number. Received: 1.0",
+        ),
         ({"mixed_dimensions": {"alpha": 2}}, "`alpha`: .*Received: 2"),
         (
             {"compression": {"hash_rows": 10.5}},
@@ -151,9 +165,73 @@ def test_settings_that_contradict_themselves(settings, message):
         ModelConfig(**settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"mixed_dimensions": {}}, "mixed_dimensions"),
+        ({"compression": {"dim": 4}}, "compression.dim"),
+        ({"tables": {"C3": {"dim": 4}}}, "tables.C3.dim"),
+    ],
+)
+def test_narrow_rows_where_they_do_not_suit(data, settings, name):
+    config = ModelConfig(interaction="cat", **settings)
+    with pytest.raises(ConfigError, match=f'`model.{name}` must go with `interaction` "dot"'):
+        model_spec(data, config, storage=Storage(narrow=False))
+    assert any(table.compression for table in model_spec(data, config).tables)
+
+
+def test_a_budget_does_without_narrow_rows_where_they_do_not_suit(data):
+    tight = ModelConfig(embedding_budget="150kB")
+    assert any(choice.compression and choice.compression.dim for choice in budget_plan(data, tight).choices)
+    plan = budget_plan(data, tight, storage=Storage(narrow=False))
+    assert not any(choice.compression and choice.compression.dim for choice in plan.choices)
+    assert plan.bytes_after <= 150_000
+
+
+@pytest.mark.parametrize("name", ["adagrad", "adam", "ftrl"])
+def test_optimizers_that_do_not_round(data, name):
+    optimizer = EmbeddingOptimizerConfig(name=name)
+    tight = ModelConfig(embedding_budget="500kB")
+    assert any(table.compression.dtype == "bfloat16" for table in model_spec(data, tight).tables if table.compression)
+    spec = model_spec(data, tight, methods=methods_of(optimizer))
+    assert {table.compression.dtype for table in spec.tables if table.compression} == {"float32"}
+    for settings in ({"compression": {"dtype": "bfloat16"}}, {"tables": {"C1": {"dtype": "float16"}}}):
+        with pytest.raises(SpecError, match=f'.dtype` must be "float32" where `train.embedding.name` is "{name}"'):
+            RunConfig(model=settings, train={"embedding": {"name": name}})
+        for other in ("sgd", "rowwise_adagrad"):
+            RunConfig(model=settings, train={"embedding": {"name": other}})
+
+
+def test_a_budget_that_no_rows_fit():
+    one = click_log_spec([1, 1, 1], 4, [1, 1, 3])
+    refuse_hopeless_budget(one, ModelConfig(embedding_budget=192))
+    with pytest.raises(ConfigError, match="`model.embedding_budget` must be at least 192 bytes.*Received: '10B'"):
+        refuse_hopeless_budget(one, ModelConfig(embedding_budget="10B"))
+    with pytest.raises(ConfigError, match="at least 234 bytes"):
+        refuse_hopeless_budget(
+            one,
+            ModelConfig(embedding_budget="233B", learned_weights=["C2", "C3"], embedding_dim=16),
+            Storage(linear=True, other_bytes=22),
+        )
+
+
+def test_settings_reach_the_tables_that_have_none(data):
+    spec = model_spec(data, ModelConfig(tables={"C1": {"dim": 2}}))
+    config = ModelConfig(compression={"dtype": "bfloat16"}, tables={"C2": {}})
+    assert compressions(model_spec(spec, config)) == [Compression(dim=2), Compression(), Compression(dtype="bfloat16")]
+    plan = budget_plan(spec, ModelConfig(embedding_budget="1MB"))
+    assert plan.bytes_after <= 1_000_000
+    assert compressions(plan.spec)[0] == Compression(dim=2)
+    with pytest.raises(ConfigError, match="`model.tables.C1` must be how the spec has the table already, 2 columns"):
+        model_spec(spec, ModelConfig(tables={"C1": {"dim": 3}}))
+    large = model_spec(data, ModelConfig(tables={"C2": {"dim": 2}, "C3": {"dim": 2}}))
+    with pytest.raises(ConfigError, match="`model.compression` must change some table. Received: .*C2, C3"):
+        model_spec(large, ModelConfig(compression={"dtype": "bfloat16"}))
+
+
 def test_a_spec_that_is_compressed_must_fit_the_budget(data):
     compressed = model_spec(data, ModelConfig(compression={"dtype": "bfloat16"}))
-    with pytest.raises(ConfigError, match="`model.embedding_budget` must be at least what the compressed tables"):
+    with pytest.raises(ConfigError, match="`model.embedding_budget`: `bytes` must be at least"):
         model_spec(compressed, ModelConfig(embedding_budget="1MB"))
     assert model_spec(compressed, ModelConfig(embedding_budget="1GB")) == compressed
     narrow = model_spec(data, ModelConfig(tables={"C1": {"dim": 8}}))
@@ -164,7 +242,7 @@ def test_a_spec_that_is_compressed_must_fit_the_budget(data):
 def test_without_compression_names_are_still_checked(data):
     config = ModelConfig(embedding_budget="1MB", tables={"C9": {"dim": 2}}, learned_weights=["C1"])
     with pytest.raises(ConfigError, match="`C9`"):
-        refuse_unknown_names(data, config)
+        refuse_unfit(data, config)
     assert without_compression(config) == ModelConfig(learned_weights=["C1"])
 
 

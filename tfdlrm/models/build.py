@@ -13,6 +13,7 @@ from tfdlrm.spec.errors import ConfigError, did_you_mean
 from tfdlrm.spec.features import FeatureSpec
 from tfdlrm.spec.model_config import ModelConfig
 from tfdlrm.spec.model_spec import model_spec
+from tfdlrm.spec.storage import Storage
 
 __all__ = ["MODELS", "build", "register"]
 
@@ -45,7 +46,7 @@ def build(
     model_class = find_model(name)
     if not isinstance(config, ModelConfig):
         config = ModelConfig(**(config or {}))
-    spec = model_spec(spec, config, linear=has_linear_terms(name))
+    spec = model_spec(spec, config, storage=storage_of(name, config))
     try:
         model = model_class(
             spec,
@@ -59,9 +60,15 @@ def build(
     return model
 
 
-def has_linear_terms(name: str) -> bool:
-    """Tell whether a model has a weight of its own for each id, beside vectors; its class says so."""
-    return bool(getattr(find_model(name), "has_linear_terms", False))
+def storage_of(name: str, config: ModelConfig) -> Storage:
+    """Return what a model keeps of the tables of a spec; its class says so.
+
+    Raises:
+        ConfigError: the name or an option is unknown.
+    """
+    model_class = find_model(name)
+    said = getattr(model_class, "storage", None)
+    return Storage() if said is None else said(_arguments(name, model_class, config))
 
 
 def _arguments(name: str, model_class: Callable[..., Any], config: ModelConfig) -> dict[str, Any]:

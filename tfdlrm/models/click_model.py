@@ -13,6 +13,7 @@ import tf_keras as keras
 from tfdlrm.layers.embedding import EmbeddingCollection
 from tfdlrm.models.accumulation import accumulated_gradients
 from tfdlrm.spec.features import FeatureSpec
+from tfdlrm.spec.storage import Storage
 
 Batch = Mapping[str, tf.Tensor]
 
@@ -37,7 +38,7 @@ class ClickModel(keras.Model):
     """
 
     has_linear_terms: ClassVar[bool] = False
-    """Whether the model has one weight an id beside its vectors; a memory budget counts them."""
+    """Whether the model has one weight an id; a memory budget counts them."""
 
     def __init__(self, spec: FeatureSpec | Mapping[str, Any], seed: int | None = None, **kwargs: Any) -> None:
         # Inputs are cast where they are used: an autocast here would round ids' weights and dense values too early.
@@ -46,6 +47,15 @@ class ClickModel(keras.Model):
         if not self.spec.sparse:
             raise ValueError("`spec` must have at least one sparse feature. Received: none.")
         self.seed = seed
+
+    @classmethod
+    def storage(cls, settings: Mapping[str, Any]) -> Storage:
+        """Return what a model of these settings keeps of the tables of a spec, for a memory budget.
+
+        Args:
+            settings: The constructor's arguments as `[model]` has them.
+        """
+        return Storage(linear=cls.has_linear_terms)
 
     @abstractmethod
     def build_layers(self) -> None:

@@ -15,6 +15,7 @@ from tfdlrm.layers.registry import serializable
 from tfdlrm.models.click_model import Batch, ClickModel, build_layer
 from tfdlrm.models.parts import bottom_widths, logit_units, look_up, one_width
 from tfdlrm.spec.features import FeatureSpec
+from tfdlrm.spec.storage import Storage
 
 
 @serializable
@@ -92,6 +93,11 @@ class DLRM(ClickModel):
             else CatInteraction(dtype=policy, name="interaction")
         )
         self.top = MLP(self.top_units, final_activation=None, dropout=dropout, seed=seeds[2], dtype=policy, name="top")
+
+    @classmethod
+    def storage(cls, settings: Mapping[str, Any]) -> Storage:
+        """Return what a model keeps of the tables; see `ClickModel.storage`."""
+        return Storage(narrow=settings.get("interaction") != "cat")
 
     def build_layers(self) -> None:
         """Create the weights of all layers."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import tensorflow as tf
 
 from tfdlrm.layers.registry import serializable
 from tfdlrm.models.click_model import Batch
 from tfdlrm.models.parts import LinearModel
+from tfdlrm.spec.storage import Storage
 
 
 @serializable
@@ -34,6 +38,11 @@ class LogisticRegression(LinearModel):
         >>> sum(table.vocabulary_size for table in model.spec.tables) + 13 + 1
         274
     """
+
+    @classmethod
+    def storage(cls, settings: Mapping[str, Any]) -> Storage:
+        """Return what a model keeps of the tables; see `ClickModel.storage`."""
+        return Storage(vectors=False, linear=True)
 
     def logits(self, inputs: Batch, training: bool | None = None) -> tf.Tensor:
         """Return log-odds `[B, 1]`, float32."""

@@ -13,6 +13,7 @@ from tfdlrm.layers.registry import serializable
 from tfdlrm.models.click_model import Batch, ClickModel, build_layer
 from tfdlrm.models.parts import look_up, one_width, refuse_unknown
 from tfdlrm.spec.features import FeatureSpec
+from tfdlrm.spec.storage import Storage
 
 
 @serializable
@@ -63,6 +64,11 @@ class MatrixFactorization(ClickModel):
         self.embedding = EmbeddingCollection(of_pair, l2=self.embedding_l2, seed=seeds[0], name="embedding")
         self.linear = EmbeddingCollection(of_pair.linear_spec(), l2=self.embedding_l2, seed=seeds[1], name="linear")
         self.linear_terms = LinearTerms(name="linear_terms")
+
+    @classmethod
+    def storage(cls, settings: Mapping[str, Any]) -> Storage:
+        """Return what a model keeps of the tables; see `ClickModel.storage`."""
+        return Storage(linear=True, features=tuple(settings.get("pair") or ()) or None)
 
     def build_layers(self) -> None:
         """Create the weights of all layers."""

@@ -13,7 +13,9 @@ from tfdlrm.layers.mlp import MLP
 from tfdlrm.layers.registry import serializable
 from tfdlrm.models.click_model import Batch, build_layer
 from tfdlrm.models.parts import LinearModel, flat_features, flat_width, logit_units, look_up, refuse_unknown
+from tfdlrm.spec.compression import BYTES
 from tfdlrm.spec.features import FeatureSpec
+from tfdlrm.spec.storage import Storage
 
 
 @serializable
@@ -87,6 +89,12 @@ class WideDeep(LinearModel):
             dtype=self.dtype_policy,
             name="top",
         )
+
+    @classmethod
+    def storage(cls, settings: Mapping[str, Any]) -> Storage:
+        """Return what a model keeps of the tables; see `ClickModel.storage`."""
+        crosses = len(settings.get("crosses", ())) * settings.get("cross_rows", 0)
+        return Storage(linear=True, other_bytes=crosses * BYTES["float32"])
 
     def build_layers(self) -> None:
         """Create the weights of all layers."""

@@ -21,7 +21,7 @@ from tfdlrm.spec.criteo import CARDINALITIES
 from tfdlrm.spec.errors import ConfigError, DataError
 from tfdlrm.spec.features import FeatureSpec
 from tfdlrm.spec.model_config import ModelConfig
-from tfdlrm.spec.model_spec import model_spec
+from tfdlrm.spec.model_spec import methods_of, model_spec
 
 _WIDTH = 16
 
@@ -33,6 +33,7 @@ class _Tables(NamedTuple):
     model: ModelConfig
     counts: Mapping[str, Any] = {}
     samples: int | None = None
+    methods: Sequence[str] = METHODS
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -81,7 +82,9 @@ def _plan(args: argparse.Namespace) -> BudgetPlan:
     budget = args.budget or tables.model.embedding_budget
     if budget is None:
         raise ConfigError("`--budget` must be given where the recipe has no `model.embedding_budget`. Received: none.")
-    methods = METHODS if args.methods is None else [name.strip() for name in args.methods.split(",") if name.strip()]
+    methods = (
+        tables.methods if args.methods is None else [name.strip() for name in args.methods.split(",") if name.strip()]
+    )
     # Settings of single tables hold; the rest is planned. Made anew, so that settings that exclude a budget are seen.
     model = ModelConfig(**{**dict(tables.model), "embedding_budget": budget})
     return fit_budget(
@@ -102,7 +105,8 @@ def _tables(args: argparse.Namespace) -> _Tables:
         config = load_config(args.config, args.set)
         spec = recipe_spec(config, args.config, "`--work-dir`, or `--table-rows` in its place,")
         # Buckets of a hash are in no order.
-        return _Tables(spec, _wide(config.model, args), dict.fromkeys(t.name for t in spec.tables))
+        counts = dict.fromkeys(t.name for t in spec.tables)
+        return _Tables(spec, _wide(config.model, args), counts, methods=methods_of(config.train.embedding))
     if args.set:
         raise ConfigError("`--set` must come with --config or --work-dir. Received: neither.")
     width = args.embedding_dim or _WIDTH
@@ -117,14 +121,17 @@ def _prepared(args: argparse.Namespace) -> _Tables:
         raise DataError(f"{args.work_dir}: no prepared data. Run the stage `prepare` first.")
     manifest = Manifest.load(data)
     recipe = args.work_dir / "config.toml"
+    methods: Sequence[str] = METHODS
     if recipe.is_file() or args.set:
-        model = load_config(recipe if recipe.is_file() else None, args.set).model
+        config = load_config(recipe if recipe.is_file() else None, args.set)
+        model, methods = config.model, methods_of(config.train.embedding)
     else:
         model = ModelConfig(embedding_dim=manifest.spec.tables[0].embedding_dim if manifest.spec.tables else _WIDTH)
     load_tensorflow()
     from tfdlrm.data.read_counts import read_counts
 
-    return _Tables(manifest.spec, _wide(model, args), read_counts(data, manifest), manifest.split("train").rows or None)
+    samples = manifest.split("train").rows or None
+    return _Tables(manifest.spec, _wide(model, args), read_counts(data, manifest), samples, methods)
 
 
 def _wide(model: ModelConfig, args: argparse.Namespace) -> ModelConfig:

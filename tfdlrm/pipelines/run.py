@@ -14,7 +14,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfdlrm.export.verify import VerifyError
-from tfdlrm.models.build import build
+from tfdlrm.models.build import build, storage_of
 from tfdlrm.pipelines.cli import CheckFailed, python_command
 from tfdlrm.pipelines.console import Console, Stopwatch
 from tfdlrm.pipelines.parent import start_of
@@ -25,7 +25,7 @@ from tfdlrm.pipelines.work_dir import WorkDir
 from tfdlrm.spec.config import RunConfig
 from tfdlrm.spec.derive import encoding_of, refuse_unstated_rows, spec_of
 from tfdlrm.spec.errors import ConfigError, UserError
-from tfdlrm.spec.model_spec import refuse_unknown_names, without_compression
+from tfdlrm.spec.model_spec import refuse_hopeless_budget, refuse_unfit, without_compression
 from tfdlrm.training.trainer import compile_model
 
 _PORT = 8501  # TensorFlow Serving's own
@@ -103,7 +103,9 @@ def refuse_misfit(config: RunConfig) -> None:
     """Raise where `[model]` and `[train]` do not fit the features: now, not when the rows have been prepared."""
     tables = dict.fromkeys(encoding_of(config.data).tables, 1)
     spec = spec_of(config.data, tables, config.model.embedding_dim)
-    refuse_unknown_names(spec, config.model)
+    storage = storage_of(config.model.name, config.model)
+    refuse_unfit(spec, config.model, storage)
+    refuse_hopeless_budget(spec, config.model, storage)
     # One row a table is enough to see widths fit, and too little to compress.
     model = without_compression(config.model)
     try:

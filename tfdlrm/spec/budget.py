@@ -26,7 +26,7 @@ class TableChoice(Frozen):
     Attributes:
         table: Its name.
         rows: Its rows.
-        bytes_before: Uncompressed, linear weights included where they count.
+        bytes_before: Uncompressed; learned pooling weights included, and linear ones where they count.
         bytes_after: As chosen.
         compression: How it is stored; `None` where it stays whole.
         kept: Estimated share of what the table can teach a model that is left.
@@ -54,6 +54,7 @@ class BudgetPlan(Frozen):
         bytes_before: Uncompressed.
         bytes_after: As planned, at most `budget`.
         linear: Whether a linear weight of 4 bytes a row is counted too.
+        other_bytes: What the model keeps in tables of its own, counted before and after.
         assumes: What was taken for how often rows are read.
     """
 
@@ -64,6 +65,7 @@ class BudgetPlan(Frozen):
     bytes_after: int
     linear: bool
     assumes: str
+    other_bytes: int = 0
 
     @property
     def caption(self) -> str:
@@ -109,6 +111,7 @@ def fit_budget(
     methods: Sequence[str] = METHODS,
     whole_rows: int = 1000,
     linear: bool = False,
+    other_bytes: int = 0,
 ) -> BudgetPlan:
     """Choose how each table is stored, so that all of them fit into a number of bytes and little is lost.
 
@@ -129,7 +132,9 @@ def fit_budget(
             rows of their own) and `"quotient_remainder"`. Defaults to all. Without `"hash"` steps are coarse, and
             more of the budget may stay unused.
         whole_rows: Tables of up to so many rows stay whole, and no table gets fewer. Defaults to 1000.
-        linear: Whether the model has a weight of 4 bytes beside each row, which hashing saves too.
+        linear: Whether the model has a weight of 4 bytes beside each row, which hashing saves too. Learned pooling
+            weights, of features with `learned_weights`, count in any case.
+        other_bytes: What the model keeps in tables of its own, such as weights of combinations. Defaults to 0.
 
     Raises:
         SpecError: `bytes` is no size, or less than the least that the tables can be stored in; a method or table is
@@ -148,12 +153,12 @@ def fit_budget(
         raise SpecError(f"`whole_rows` must be at least 1. Received: {whole_rows}.")
     samples = samples or 4 * max((table.vocabulary_size for table in spec.tables), default=0)
     tables = [_Table(spec, table, samples, counts or {}, methods, whole_rows, linear) for table in spec.tables]
-    places = _places([table.options for table in tables], budget)
+    places = _places([table.options for table in tables], budget - other_bytes)
     if places is None:
         least = {table.config.name: int(table.options.bytes[0]) for table in tables}
         raise SpecError(
-            f"`bytes` must be at least {sum(least.values())}, the least that the tables can be stored in by "
-            f"{', '.join(methods) or 'no method'}{_largest(least)}. Received: {bytes!r}. "
+            f"`bytes` must be at least {other_bytes + sum(least.values())}, the least that the tables can be stored in "
+            f"by {', '.join(methods) or 'no method'}{_largest(least)}. Received: {bytes!r}. "
             f"Tables of up to {whole_rows} rows stay whole (`whole_rows`)."
         )
     choices = tuple(table.choice(place) for table, place in zip(tables, places, strict=True))
@@ -165,9 +170,10 @@ def fit_budget(
         spec=spec.model_copy(update={"tables": compressed}),
         choices=choices,
         budget=budget,
-        bytes_before=sum(choice.bytes_before for choice in choices),
-        bytes_after=sum(choice.bytes_after for choice in choices),
+        bytes_before=other_bytes + sum(choice.bytes_before for choice in choices),
+        bytes_after=other_bytes + sum(choice.bytes_after for choice in choices),
         linear=linear,
+        other_bytes=other_bytes,
         assumes=_assumption(spec, counts or {}),
     )
 
@@ -185,17 +191,18 @@ class _Table:
         whole_rows: int,
         linear: bool,
     ) -> None:
-        self.config, self._linear, self._whole_rows = config, linear, whole_rows
+        self.config, self._whole_rows = config, whole_rows
         readers = [feature for feature in spec.sparse if feature.table == config.name]
+        self._weights = weights_beside(spec, config.name, linear)
         self._reads = samples * sum(feature.hotness for feature in readers)
         self._signal = TableSignal(
             config.vocabulary_size, config.embedding_dim, self._reads, counts.get(config.name, "zipf")
         )
         if config.compression is not None:
-            own = table_bytes(config, linear)
+            own = table_bytes(config, self._weights)
             self.options = Options(np.array([own]), np.array([self._signal.whole]), [config.compression])
             return
-        found = options(self._signal, methods if config.vocabulary_size > whole_rows else (), whole_rows, linear)
+        found = options(self._signal, methods if config.vocabulary_size > whole_rows else (), whole_rows, self._weights)
         # A table that more features read says more.
         self.options = found._replace(signal=found.signal * len(readers))
 
@@ -206,7 +213,7 @@ class _Table:
         return TableChoice(
             table=config.name,
             rows=config.vocabulary_size,
-            bytes_before=table_bytes(full, self._linear),
+            bytes_before=table_bytes(full, self._weights),
             bytes_after=int(self.options.bytes[place]),
             compression=compression,
             kept=kept,
@@ -229,15 +236,20 @@ class _Table:
         return ", ".join([*reasons, f"keeps {kept:.1%}"])
 
 
-def table_bytes(table: TableConfig, linear: bool = False) -> int:
-    """Return the bytes of a table, and of one linear weight beside each row that ids are mapped to.
+def weights_beside(spec: FeatureSpec, table: str, linear: bool) -> int:
+    """Return how many single weights stand beside each row that ids are mapped to: learned in a bag, and linear."""
+    return int(linear) + any(feature.learned_weights for feature in spec.sparse if feature.table == table)
+
+
+def table_bytes(table: TableConfig, weights: int = 0) -> int:
+    """Return the bytes of a table, and of the single weights beside each row that ids are mapped to.
 
     Args:
         table: The table.
-        linear: Whether there are such weights, float32.
+        weights: How many there are of them, float32.
     """
     rows = (table.compression and table.compression.hash_rows) or table.vocabulary_size
-    return table.stored_bytes + (rows * BYTES["float32"] if linear else 0)
+    return table.stored_bytes + rows * weights * BYTES["float32"]
 
 
 def in_words(compression: Compression | None) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from tfdlrm.spec.coding import Expand, TableCoding, TableKind, Unseen, ValueKind
 from tfdlrm.spec.errors import ConfigError, SpecError, explain, why_unreadable
@@ -153,6 +153,19 @@ class RunConfig(Frozen):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     export: ExportConfig = ExportConfig()
+
+    @model_validator(mode="after")
+    def _tables_that_can_be_moved(self) -> RunConfig:
+        rule = {} if self.model.compression is None else {"compression": self.model.compression.dtype}
+        tables = {f"tables.{name}": table.dtype for name, table in self.model.tables.items()}
+        for setting, dtype in {**rule, **tables}.items():
+            if dtype != "float32" and not self.train.embedding.rounds:
+                raise SpecError(
+                    f'`model.{setting}.dtype` must be "float32" where `train.embedding.name` is '
+                    f'"{self.train.embedding.name}": "sgd" and "rowwise_adagrad" alone round to half precision. '
+                    f'Received: "{dtype}".'
+                )
+        return self
 
     @property
     def logit_shift(self) -> float:

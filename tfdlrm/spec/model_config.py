@@ -78,9 +78,13 @@ class ModelConfig(Frozen):
                 )
         if self.mixed_dimensions and self.compression and self.compression.dim is not None:
             raise SpecError("`compression.dim` must not come with `mixed_dimensions`: both are widths. Received: both.")
-        if self.mixed_dimensions and self.name == "dlrm" and self.interaction == "cat":
-            raise SpecError(
-                '`mixed_dimensions` must go with `interaction` "dot", which needs narrow rows projected to one width; '
-                '"cat" would concatenate what the projections repeat. Received: "cat".'
-            )
         return self
+
+    @property
+    def narrow_rows(self) -> str | None:
+        """The name of the first setting that gives tables narrower rows; `None` without one."""
+        if self.mixed_dimensions:
+            return "mixed_dimensions"
+        if self.compression and self.compression.dim is not None:
+            return "compression.dim"
+        return next((f"tables.{name}.dim" for name, table in self.tables.items() if table.dim is not None), None)

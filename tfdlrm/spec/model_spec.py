@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tfdlrm.spec.budget import BudgetPlan, fit_budget, table_bytes
+from tfdlrm.spec.budget import METHODS, BudgetPlan, fit_budget, in_words, table_bytes, weights_beside
 from tfdlrm.spec.byte_sizes import parse_bytes
 from tfdlrm.spec.compression import Compression
 from tfdlrm.spec.errors import ConfigError, SpecError, did_you_mean
 from tfdlrm.spec.features import FeatureSpec, TableConfig
 from tfdlrm.spec.mixed_dimensions import mixed_dimensions
 from tfdlrm.spec.model_config import ModelConfig
+from tfdlrm.spec.storage import Storage
 from tfdlrm.spec.table_signal import Counts
+from tfdlrm.spec.train_config import EmbeddingOptimizerConfig
+
+_ALL = Storage()
 
 
 def model_spec(
@@ -20,25 +24,28 @@ def model_spec(
     config: ModelConfig,
     counts: Mapping[str, Counts | None] | None = None,
     samples: int | None = None,
-    linear: bool = False,
+    storage: Storage = _ALL,
+    methods: Sequence[str] = METHODS,
 ) -> FeatureSpec:
     """Return the features and tables that a model is built for.
 
+    What it returns may go through here again with the same `config`, and stays as it is: a run makes the spec with what
+    it knows of the rows, and the model is built from that.
+
     Args:
-        spec: The features. Where a table of it is compressed already, all tables stay as they are, and `config` adds
-            widths and learned weights only: a spec goes through here once for a run, and again as its model is built.
+        spec: The features. A table that is compressed already stays so, whatever rule `config` has.
         config: The `[model]` section.
         counts: How often rows are read, for `embedding_budget`; see `tfdlrm.fit_budget`.
         samples: Training samples, likewise.
-        linear: Whether the model has linear weights, likewise.
+        storage: What the model keeps of the tables, likewise. Defaults to a vector for each row.
+        methods: What may be used to fit the budget, likewise; `methods_of` says what an optimizer can train.
 
     Raises:
-        ConfigError: a table or feature that is named does not exist, or settings do not fit the tables.
+        ConfigError: a table or feature that is named does not exist, or settings do not fit the tables or the model, or
+            change nothing, since all tables they are for are compressed otherwise already.
     """
-    planned = budget_plan(spec, config, counts, samples, linear)
-    if planned is not None:
-        return planned.spec
-    return _with_settings(spec, config, linear)
+    planned = budget_plan(spec, config, counts, samples, storage, methods)
+    return planned.spec if planned is not None else _with_settings(spec, config, storage)
 
 
 def budget_plan(
@@ -46,22 +53,72 @@ def budget_plan(
     config: ModelConfig,
     counts: Mapping[str, Counts | None] | None = None,
     samples: int | None = None,
-    linear: bool = False,
+    storage: Storage = _ALL,
+    methods: Sequence[str] = METHODS,
 ) -> BudgetPlan | None:
-    """Return the plan behind `model_spec`; `None` where there is no budget, or it has been applied already."""
-    if config.embedding_budget is None or _is_compressed(spec):
+    """Return the plan behind `model_spec`; `None` without a budget, or where compressed tables are within it already.
+
+    It has the tables that the model makes, and the spec all of them.
+    """
+    if config.embedding_budget is None:
         return None
-    plain = _with_settings(spec, config, linear)
+    full = _with_settings(spec, config, storage)
+    kept = storage.tables_of(full)
+    if _is_compressed(spec) and _bytes(kept, storage) <= parse_bytes(config.embedding_budget):
+        return None
+    usable = [m for m in methods if (storage.vectors or m == "hash") and (storage.narrow or m != "dim")]
     try:
-        return fit_budget(plain, config.embedding_budget, counts=counts, samples=samples, linear=linear)
+        plan = fit_budget(
+            kept,
+            config.embedding_budget,
+            counts={t.name: counts[t.name] for t in kept.tables if t.name in counts} if counts else None,
+            samples=samples,
+            methods=usable,
+            linear=storage.beside,
+            other_bytes=storage.other_bytes,
+        )
     except SpecError as error:
         raise ConfigError(f"`model.embedding_budget`: {error}") from None
+    chosen = {choice.table: choice.compression for choice in plan.choices}
+    return plan.model_copy(
+        update={"spec": _compressed(full, {t.name: t.compression or chosen.get(t.name) for t in full.tables})}
+    )
 
 
-def refuse_unknown_names(spec: FeatureSpec, config: ModelConfig) -> None:
-    """Raise `ConfigError` if `config` names a table or a feature that is not there."""
+def methods_of(optimizer: EmbeddingOptimizerConfig) -> tuple[str, ...]:
+    """Return what a budget may use where an optimizer trains the tables: not all can round to half precision."""
+    return tuple(method for method in METHODS if method != "bfloat16" or optimizer.rounds)
+
+
+def refuse_unfit(spec: FeatureSpec, config: ModelConfig, storage: Storage = _ALL) -> None:
+    """Raise `ConfigError` if settings of tables fit neither data nor model; rows need not be known.
+
+    Raises:
+        ConfigError: a table or a feature that is named is not there, or rows are to be narrower than the model takes.
+    """
     _refuse_unknown("tables", config.tables, "table", [table.name for table in spec.tables])
     _refuse_unknown("learned_weights", config.learned_weights, "sparse feature", spec.sparse_names)
+    if not storage.narrow and config.narrow_rows:
+        raise ConfigError(
+            f'`model.{config.narrow_rows}` must go with `interaction` "dot", which needs narrow rows projected to one '
+            'width; "cat" would concatenate what the projections repeat. Received: "cat".'
+        )
+
+
+def refuse_hopeless_budget(spec: FeatureSpec, config: ModelConfig, storage: Storage = _ALL) -> None:
+    """Raise `ConfigError` if a budget is too small whatever the rows of the tables; those of `spec` have one each.
+
+    Narrow or shared rows never take less: their projections, and the fewest rows that are shared, take more.
+    """
+    # A setting of a single table may be smaller still.
+    if config.embedding_budget is None or config.tables:
+        return
+    least = _bytes(storage.tables_of(_with_settings(spec, without_compression(config), storage)), storage)
+    if parse_bytes(config.embedding_budget) < least:
+        raise ConfigError(
+            f"`model.embedding_budget` must be at least {least} bytes, which tables of a single row take. "
+            f"Received: {config.embedding_budget!r}."
+        )
 
 
 def without_compression(config: ModelConfig) -> ModelConfig:
@@ -70,24 +127,46 @@ def without_compression(config: ModelConfig) -> ModelConfig:
     return config.model_copy(update=dropped)
 
 
-def _with_settings(spec: FeatureSpec, config: ModelConfig, linear: bool) -> FeatureSpec:
+def _with_settings(spec: FeatureSpec, config: ModelConfig, storage: Storage) -> FeatureSpec:
     """Return the spec with all settings but the budget."""
-    refuse_unknown_names(spec, config)
+    refuse_unfit(spec, config, storage)
     learned = set(config.learned_weights)
     sparse = tuple(
         f.model_copy(update={"learned_weights": f.learned_weights or f.name in learned}) for f in spec.sparse
     )
     try:
-        spec = spec.model_copy(update={"sparse": sparse}).with_embedding_dim(config.embedding_dim)
-        if not _is_compressed(spec):
-            compressions = _compressions(spec, config)
-            tables = tuple(TableConfig(**{**dict(t), "compression": compressions[t.name]}) for t in spec.tables)
-            return spec.model_copy(update={"tables": tables})
+        wide = spec.model_copy(update={"sparse": sparse}).with_embedding_dim(config.embedding_dim)
+        return _compressed(wide, _beside_own(wide, config, _compressions(wide, config)))
+    except ConfigError:
+        raise
     except SpecError as error:
         raise ConfigError(f"in `model`: {error}") from None
-    if config.embedding_budget is not None:
-        _refuse_over(spec, parse_bytes(config.embedding_budget), linear)
-    return spec
+
+
+def _beside_own(
+    spec: FeatureSpec, config: ModelConfig, wanted: Mapping[str, Compression | None]
+) -> dict[str, Compression | None]:
+    """Return how tables are stored: as they are already, else as wanted; refuse what would change nothing."""
+    own = {table.name: table.compression for table in spec.tables if table.compression is not None}
+    for name in config.tables:
+        if own.get(name, wanted[name]) != wanted[name]:
+            raise ConfigError(
+                f"`model.tables.{name}` must be how the spec has the table already, {in_words(own[name])}. "
+                f"Received: {in_words(wanted[name])}."
+            )
+    ruled = [name for name, compression in wanted.items() if compression is not None and name not in config.tables]
+    if ruled and all(own.get(name, wanted[name]) != wanted[name] for name in ruled):
+        rule = "compression" if config.compression else "mixed_dimensions"
+        raise ConfigError(
+            f"`model.{rule}` must change some table. Received: a spec in which all that it is for "
+            f"({', '.join(ruled[:3])}{', ...' if len(ruled) > 3 else ''}) are stored otherwise already."
+        )
+    return {name: own.get(name, compression) for name, compression in wanted.items()}
+
+
+def _compressed(spec: FeatureSpec, compressions: Mapping[str, Compression | None]) -> FeatureSpec:
+    tables = tuple(TableConfig(**{**dict(table), "compression": compressions[table.name]}) for table in spec.tables)
+    return spec.model_copy(update={"tables": tables})
 
 
 def _compressions(spec: FeatureSpec, config: ModelConfig) -> dict[str, Compression | None]:
@@ -107,13 +186,11 @@ def _is_compressed(spec: FeatureSpec) -> bool:
     return any(table.compression is not None for table in spec.tables)
 
 
-def _refuse_over(spec: FeatureSpec, budget: int, linear: bool) -> None:
-    stored = sum(table_bytes(table, linear) for table in spec.tables)
-    if stored > budget:
-        raise ConfigError(
-            f"`model.embedding_budget` must be at least what the compressed tables of the spec take. "
-            f"Received: {budget} bytes for {stored}."
-        )
+def _bytes(kept: FeatureSpec, storage: Storage) -> int:
+    """Return what the tables take that a model makes."""
+    return storage.other_bytes + sum(
+        table_bytes(table, weights_beside(kept, table.name, storage.beside)) for table in kept.tables
+    )
 
 
 def _refuse_unknown(argument: str, names: Iterable[str], kind: str, known: Iterable[str]) -> None:

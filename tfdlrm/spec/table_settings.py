@@ -14,8 +14,8 @@ class CompressionRule(Frozen):
 
     Attributes:
         threshold: Tables of up to so many rows stay whole. Defaults to 10,000.
-        hash_rows: Rows that ids share: a number, or a share of the table's own where it is below 1. A table that has no
-            more rows than that is not hashed. `None` does not hash.
+        hash_rows: Rows that ids share: a number from 2 on, or a share of the table's own where it is below 1. A table
+            that has no more rows than that is not hashed. `None` does not hash.
         exact_rows: First ids that keep rows of their own among the hashed ones: a number, or a share of them where it
             is below 1. Defaults to 0.
         quotient_remainder: Two tables in place of one. `None` for one.
@@ -33,8 +33,10 @@ class CompressionRule(Frozen):
     @model_validator(mode="after")
     def _shares_or_numbers(self) -> CompressionRule:
         for name, value in (("hash_rows", self.hash_rows), ("exact_rows", self.exact_rows)):
-            if value is not None and value >= 1 and value != int(value):
+            if value is not None and value >= 1 and (value != int(value) or (isinstance(value, float) and value == 1)):
                 raise SpecError(f"`{name}` must be a share below 1, or a whole number. Received: {value}.")
+        if self.hash_rows == 1:
+            raise SpecError("`hash_rows` must be at least 2 where it is a number of rows. Received: 1.")
         if self.exact_rows and self.hash_rows is None:
             raise SpecError(f"`exact_rows` must come with `hash_rows`. Received: {self.exact_rows} alone.")
         return self

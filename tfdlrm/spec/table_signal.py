@@ -10,7 +10,7 @@ The estimate, for a table whose row i gets the share p_i of the reads, N reads i
 - Hashed ids that share a row with others, which are read u times per read of the table, keep p_i / (p_i + u).
 - With quotient and remainder, c ids share each quotient row, and the remainder row gives half of what is lost back:
   1 - (c - 1) / (2 c) is kept.
-- Half precision keeps 99.8%.
+- Half precision keeps 99.9%.
 
 Constants are round numbers: 30 is about the reads it takes until one feature of a click log, which explains a sixth of
 a unit of the logit's variance, stands out from the noise of clicks, 5 units a read.
@@ -60,7 +60,7 @@ class Layouts(NamedTuple):
         exact_rows: First ids with rows of their own among those.
         collisions: Ids that share a quotient row; 0 without one.
         stored_rows: Rows of all arrays.
-        seen_rows: Rows that ids are mapped to: what a linear weight is needed for.
+        seen_rows: Rows that ids are mapped to: what a single weight is needed for.
         kept: What is left of each row's signal.
     """
 
@@ -181,14 +181,14 @@ class Options(NamedTuple):
     compressions: list[Compression | None]
 
 
-def options(signal: TableSignal, methods: Sequence[str], least_rows: int, linear: bool) -> Options:
+def options(signal: TableSignal, methods: Sequence[str], least_rows: int, weights: int) -> Options:
     """Return the ways to store a table.
 
     Args:
         signal: The table.
         methods: Of `"hash"`, `"quotient_remainder"`, `"dim"` and `"bfloat16"`; none leaves only the whole table.
         least_rows: Fewest rows that a compressed table has.
-        linear: Whether each row has a float32 weight beside it.
+        weights: Single float32 weights beside each row.
     """
     widths = [w for w in _widths(signal.width) if "dim" in methods or w == signal.width]
     dtypes: list[TableDtype] = ["float32", "bfloat16"] if "bfloat16" in methods else ["float32"]
@@ -196,7 +196,7 @@ def options(signal: TableSignal, methods: Sequence[str], least_rows: int, linear
     width = np.array(widths)
     values = signal.of(layouts, widths)
     projection = np.where(width < signal.width, width * signal.width * BYTES["float32"], 0)
-    beside = layouts.seen_rows[:, None] * (BYTES["float32"] if linear else 0)
+    beside = layouts.seen_rows[:, None] * weights * BYTES["float32"]
     sizes = np.stack([layouts.stored_rows[:, None] * width * BYTES[d] + projection + beside for d in dtypes])
     left = np.stack([values * _KEPT_IN[d] for d in dtypes])
     whole = int(sizes[0, 0, -1])

@@ -32,6 +32,11 @@ class EmbeddingOptimizerConfig(OptimizerConfig):
 
     name: EmbeddingOptimizer = "sgd"
 
+    @property
+    def rounds(self) -> bool:
+        """Whether it can move rows in half precision, rounding so that small steps are not lost."""
+        return self.name in ("sgd", "rowwise_adagrad")
+
     @model_validator(mode="after")
     def _no_idle_settings(self) -> EmbeddingOptimizerConfig:
         used = {

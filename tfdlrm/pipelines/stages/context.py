@@ -21,14 +21,14 @@ from tfdlrm.data.manifest import MANIFEST, Manifest
 from tfdlrm.data.read_counts import read_counts
 from tfdlrm.data.recipe import settings_difference
 from tfdlrm.data.untouched_rows import untouched_rows
-from tfdlrm.models.build import build, has_linear_terms
+from tfdlrm.models.build import build, storage_of
 from tfdlrm.pipelines.console import Console
 from tfdlrm.pipelines.work_dir import WorkDir
 from tfdlrm.spec.budget import BudgetPlan
 from tfdlrm.spec.config import RunConfig
 from tfdlrm.spec.errors import ConfigError, DataError
 from tfdlrm.spec.features import FeatureSpec
-from tfdlrm.spec.model_spec import budget_plan, model_spec
+from tfdlrm.spec.model_spec import budget_plan, methods_of, model_spec
 from tfdlrm.spec.raw import CRITEO_FORMAT
 from tfdlrm.training.checkpoint import checkpoints, load_checkpoint, read_train_state
 from tfdlrm.training.trainer import compile_model
@@ -114,7 +114,8 @@ class Run:
             self.config.model,
             read_counts(self.work_dir.data, self.manifest),
             self.manifest.split("train").rows or None,
-            has_linear_terms(self.config.model.name),
+            storage_of(self.config.model.name, self.config.model),
+            methods_of(self.config.train.embedding),
         )
 
     @property
