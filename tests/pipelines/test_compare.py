@@ -252,6 +252,19 @@ def test_dry_run_prints_cells_and_sizes_and_writes_nothing(done, tmp_path):
         ({"datasets": [{"name": "a", "config": "rows.toml", "set": ["train.bach_size=1"]}]}, [], "`batch_size`?"),
         ({"datasets": [{"name": "a", "config": "rows.toml", "raw": ["none.tsv"]}]}, [], "none.tsv: No such file"),
         (
+            {
+                "models": [{"name": "dlrm", "mixed_dimensions": {}}],
+                "datasets": [{"name": "a", "config": "rows.toml", "set": ["model.embedding_budget=1MB"]}],
+            },
+            [],
+            "model `dlrm` on `a`: `embedding_budget` must not come with `mixed_dimensions`",
+        ),
+        (
+            {"models": [{"name": "dlrm", "tables": {"C1": {"dtype": "float16"}}}]},
+            [],
+            "model `dlrm` with optimizer `adagrad` on `planted`: `model.tables.C1.dtype` must be",
+        ),
+        (
             {"models": [{"name": "matrix_factorization"}], "equal_parameters": "matrix_factorization"},
             [],
             "`equal_parameters` must be a model that fits every data set",

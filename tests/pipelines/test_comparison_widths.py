@@ -8,8 +8,11 @@ from hypothesis import strategies as st
 
 from tfdlrm.models.build import build
 from tfdlrm.pipelines.comparison.widths import CLOSE, dense_weights, fit, scaled_widths
+from tfdlrm.spec.compression import Compression
 from tfdlrm.spec.criteo import criteo_spec
+from tfdlrm.spec.errors import ConfigError
 from tfdlrm.spec.model_config import ModelConfig
+from tfdlrm.spec.table_settings import CompressionRule
 
 SPEC = criteo_spec([3] * 26, 4)
 SMALL = ModelConfig(embedding_dim=4, bottom_units=(8, 4), top_units=(32, 16, 1))
@@ -74,6 +77,20 @@ def test_what_cannot_be_reached_is_said():
     fitted = fit(SPEC, SMALL, 10)
     assert fitted.config.top_units == (1, 1, 1)
     assert fitted.note.startswith("+") and fitted.note.endswith("%, as near as widths come")
+
+
+def test_table_settings_stay_and_do_not_count():
+    settings = {
+        "tables": {"C3": Compression(hash_rows=100, dim=2)},
+        "compression": CompressionRule(dtype="bfloat16", threshold=500),
+    }
+    config = SMALL.model_copy(update=settings)
+    one = criteo_spec([1] * 26, 4)
+    assert dense_weights(one, config) == dense_weights(one, SMALL)
+    fitted = fit(one, config, 2000)
+    assert fitted.config.tables == config.tables and fitted.config.compression == config.compression
+    with pytest.raises(ConfigError, match="`C33`. Did you mean `C3`"):
+        dense_weights(one, SMALL.model_copy(update={"tables": {"C33": Compression(dim=2)}}))
 
 
 def test_dense_weights_do_not_depend_on_the_size_of_tables():

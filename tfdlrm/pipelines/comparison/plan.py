@@ -11,7 +11,9 @@ from tfdlrm.pipelines.comparison.widths import Fitted
 from tfdlrm.pipelines.work_dir import WorkDir
 from tfdlrm.spec.compare import CompareConfig, ComparedDataset, ComparedModel, ComparedOptimizer
 from tfdlrm.spec.config import RunConfig, load_config
+from tfdlrm.spec.errors import ConfigError, SpecError
 from tfdlrm.spec.model_config import ModelConfig
+from tfdlrm.spec.train_config import TrainConfig
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,9 +110,16 @@ def blocks_of(dataset: ComparedDataset, folder: Path) -> list[Block]:
     return blocks
 
 
-def model_config(recipe_model: ModelConfig, model: ComparedModel) -> ModelConfig:
-    """Return the `[model]` section of a recipe with what `[[models]]` says otherwise."""
-    return recipe_model.model_copy(update=model.changes)
+def model_config(block: Block, model: ComparedModel) -> ModelConfig:
+    """Return the `[model]` section of a recipe with what `[[models]]` says otherwise.
+
+    Raises:
+        ConfigError: the two contradict one another.
+    """
+    try:
+        return ModelConfig(**{**dict(block.config.model), **model.changes})
+    except SpecError as error:
+        raise ConfigError(f"model `{model.label}` on `{block.dataset}`: {error}") from None
 
 
 def cells_of(
@@ -122,6 +131,9 @@ def cells_of(
         config: The comparison.
         blocks: The rows of each data set.
         fitted: The model's settings for every data set and label; a text says why there are none.
+
+    Raises:
+        ConfigError: what an optimizer or a model says otherwise contradicts the recipe.
     """
     cells = []
     for seed in config.seeds:
@@ -131,7 +143,11 @@ def cells_of(
                     for model in config.models:
                         settings = fitted[dataset, model.label]
                         if isinstance(settings, Fitted):
-                            run = _run_config(config, block, optimizer, settings, seed)
+                            try:
+                                run = _run_config(config, block, optimizer, settings, seed)
+                            except SpecError as error:
+                                where = f"model `{model.label}` with optimizer `{optimizer.label}` on `{dataset}`"
+                                raise ConfigError(f"{where}: {error}") from None
                             cells.append(
                                 Cell(block, model.label, optimizer.label, run, settings, config.evaluate_points)
                             )
@@ -144,11 +160,12 @@ def _run_config(
     base = block.config
     own = {"embedding": optimizer.embedding, "dense": optimizer.dense}
     # One checkpoint is enough to go on from, beside the best.
-    train = base.train.model_copy(
-        update={"keep_checkpoints": 1, **{half: value for half, value in own.items() if value is not None}}
+    train = TrainConfig(
+        **{**dict(base.train), "keep_checkpoints": 1, **{half: each for half, each in own.items() if each is not None}}
     )
-    return base.model_copy(
-        update={
+    return RunConfig(
+        **{
+            **dict(base),
             "name": f"{config.name}.{block.dataset}",
             "seed": seed,
             "model": settings.config,

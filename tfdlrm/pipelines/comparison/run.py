@@ -16,6 +16,7 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from tfdlrm.data.manifest import MANIFEST, Manifest
+from tfdlrm.models.build import storage_of
 from tfdlrm.models.lookup import find_model
 from tfdlrm.pipelines.comparison.outputs import notes, write_report
 from tfdlrm.pipelines.comparison.plan import Block, Cell, cells_of, model_config
@@ -28,6 +29,7 @@ from tfdlrm.report.html import Table
 from tfdlrm.spec.compare import CompareConfig
 from tfdlrm.spec.derive import encoding_of, spec_of
 from tfdlrm.spec.errors import ConfigError
+from tfdlrm.spec.model_spec import refuse_hopeless_budget
 
 _LOCK = ".lock"
 _WIDTH = 160
@@ -78,7 +80,7 @@ class Comparison:
                 dict.fromkeys(encoding_of(block.config.data).tables, 1),
                 block.config.model.embedding_dim,
             )
-            settings = {model.label: model_config(block.config.model, model) for model in self.config.models}
+            settings = {model.label: model_config(block, model) for model in self.config.models}
             target = None
             if self.config.equal_parameters is not None:
                 try:
@@ -90,6 +92,7 @@ class Comparison:
                     ) from None
             for label, own in settings.items():
                 try:
+                    refuse_hopeless_budget(spec, own, storage_of(own.name, own))
                     found[dataset, label] = fit(spec, own, None if label == self.config.equal_parameters else target)
                 except ConfigError as error:
                     found[dataset, label] = str(error)

@@ -10,10 +10,11 @@ from typing import Any
 import tf_keras as keras
 from scipy.optimize import brentq
 
-from tfdlrm.models.build import build
+from tfdlrm.models.build import build, storage_of
 from tfdlrm.models.lookup import find_model
 from tfdlrm.spec.features import FeatureSpec
 from tfdlrm.spec.model_config import ModelConfig
+from tfdlrm.spec.model_spec import refuse_unfit, without_compression
 
 CLOSE = 0.02
 """Share by which dense weights may differ and still count as equal."""
@@ -37,7 +38,7 @@ class Fitted:
 
 
 def dense_weights(spec: FeatureSpec, config: ModelConfig) -> int:
-    """Return how many weights a model has outside of its tables.
+    """Return how many weights a model has outside of its tables, as whole ones need no projections.
 
     Args:
         spec: Features and tables. The number of rows of a table counts for nothing, so that few are enough.
@@ -46,7 +47,9 @@ def dense_weights(spec: FeatureSpec, config: ModelConfig) -> int:
     Raises:
         ConfigError: the model does not fit the features.
     """
-    model = build(config.name, spec, config)
+    refuse_unfit(spec, config, storage_of(config.name, config))
+    # Tables of a row are too little to compress.
+    model = build(config.name, spec, without_compression(config))
     dense: int = model.dense_parameters
     keras.backend.clear_session()
     return dense
