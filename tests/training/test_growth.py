@@ -96,6 +96,28 @@ def test_known_rows_and_slots_are_kept_bit_for_bit(tmp_path: Path, optimizer: st
     assert np.abs(moments[0]).max() > 0
 
 
+def test_learned_pooling_weights_grow_with_their_tables(tmp_path: Path) -> None:
+    def model(sizes: dict[str, int]) -> keras.Model:
+        plain = spec(sizes)
+        sparse = [f.model_copy(update={"learned_weights": f.name == "a"}) for f in plain.sparse]
+        made = build(MODEL.name, plain.model_copy(update={"sparse": tuple(sparse)}), MODEL, seed=1)
+        compile_model(made, TrainConfig.model_validate({"embedding": {"name": "adagrad"}, "dense": {"name": "adam"}}))
+        return made
+
+    def weights_of(model: keras.Model) -> np.ndarray:
+        part = next(part for part in model.embedding.stored_tables() if part.part == "pooling_weight")
+        return part.variable.numpy()[part.first : part.first + part.rows, 0]
+
+    old, grown = model(OLD), model(NEW)
+    stir(old)
+    load_grown(grown, save_checkpoint(old, tmp_path, TrainState(step=12)), NEW_ROWS)
+    before, after = weights_of(old), weights_of(grown)
+    assert (len(before), len(after)) == (OLD["a"], NEW["a"])
+    known = np.setdiff1d(np.arange(OLD["a"]), NEW_ROWS["a"])
+    np.testing.assert_array_equal(after[known], before[known])
+    assert (after[NEW_ROWS["a"]] == 1).all() and (before != 1).any()
+
+
 def test_what_no_batch_reads_keeps_its_bits_in_training(tmp_path: Path) -> None:
     old = model_of(OLD, "rowwise_adagrad")
     stir(old)

@@ -25,6 +25,7 @@ from tfdlrm.pipelines.work_dir import WorkDir
 from tfdlrm.spec.config import RunConfig
 from tfdlrm.spec.derive import encoding_of, refuse_unstated_rows, spec_of
 from tfdlrm.spec.errors import ConfigError, UserError
+from tfdlrm.spec.growth import refuse_ungrowable_tables
 from tfdlrm.spec.model_spec import refuse_hopeless_budget, refuse_unfit, without_compression
 from tfdlrm.training.trainer import compile_model
 
@@ -101,11 +102,13 @@ def run_pipeline(
 
 def refuse_misfit(config: RunConfig) -> None:
     """Raise where `[model]` and `[train]` do not fit the features: now, not when the rows have been prepared."""
-    tables = dict.fromkeys(encoding_of(config.data).tables, 1)
-    spec = spec_of(config.data, tables, config.model.embedding_dim)
+    encoding = encoding_of(config.data)
+    spec = spec_of(config.data, dict.fromkeys(encoding.tables, 1), config.model.embedding_dim)
     storage = storage_of(config.model.name, config.model)
     refuse_unfit(spec, config.model, storage)
     refuse_hopeless_budget(spec, config.model, storage)
+    if config.data.growth.from_run is not None:
+        refuse_ungrowable_tables(config.model, encoding)
     # One row a table is enough to see widths fit, and too little to compress.
     model = without_compression(config.model)
     try:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from tfdlrm.spec.coding import Encoding, TableCoding
-from tfdlrm.spec.errors import SpecError
+from tfdlrm.spec.errors import ConfigError, SpecError
 from tfdlrm.spec.frozen import Frozen
+from tfdlrm.spec.model_config import ModelConfig
 
 
 class Growth(Frozen):
@@ -60,6 +61,33 @@ def refuse_ungrowable(encoding: Encoding, table_of: dict[str, str]) -> None:
             raise SpecError(
                 f"`expand` of feature `{name}` must not be given for a vocabulary that grows: the bags of known values "
                 "would be drawn anew from more rows. Received: both."
+            )
+
+
+def refuse_ungrowable_tables(model: ModelConfig, encoding: Encoding) -> None:
+    """Raise `ConfigError` for a `[model]` whose tables could not take over the rows of smaller ones.
+
+    Args:
+        model: The section.
+        encoding: The coding, which says which tables grow.
+    """
+    growing = [name for name, coding in encoding.tables.items() if coding.kind == "vocabulary"]
+    rules = [name for name in ("embedding_budget", "mixed_dimensions") if getattr(model, name) is not None]
+    if model.compression is not None and growing:
+        rules.append("compression")
+    if rules:
+        raise ConfigError(
+            f"`model.{rules[0]}` must not be given with `data.growth`: it chooses by the sizes of tables, which grow, "
+            "so that rows would be stored in another way than those to go on from. `model.tables` may say for each "
+            "table how the run before stored it. Received: both."
+        )
+    for name in growing:
+        own = model.tables.get(name)
+        if own is not None and (own.hash_rows is not None or own.quotient_remainder is not None):
+            setting = "hash_rows" if own.hash_rows is not None else "quotient_remainder"
+            raise ConfigError(
+                f"`model.tables.{name}.{setting}` must not be given with `data.growth`: a table must be stored row by "
+                "row to grow. Received: both."
             )
 
 

@@ -14,6 +14,9 @@ from tfdlrm.spec.errors import SpecError
 from tfdlrm.spec.features import FeatureSpec
 from tfdlrm.training.checkpoint import GrownTable, read_state, read_weights
 
+# Parts of a table, as `FeatureSpec.stored` names them, that may have a row for each id.
+_ROW_BY_ROW = ("rows", "pooling_weight")
+
 
 def load_grown(model: keras.Model, path: Path, new_rows: Mapping[str, npt.NDArray[Any]]) -> None:
     """Read a checkpoint of smaller tables into a freshly compiled model.
@@ -63,7 +66,7 @@ def _refuse_parts(model: keras.Model, grown: Mapping[str, GrownTable]) -> None:
     for collection in model.collections.values():
         for number, part, _, _, rows in collection.stored_tables():
             table = collection.spec.tables[number]
-            if table.name in grown and (part, rows) != ("rows", table.vocabulary_size):
+            if table.name in grown and (part not in _ROW_BY_ROW or rows != table.vocabulary_size):
                 raise SpecError(
                     f"table `{table.name}` must be stored row by row to grow. "
                     f"Received: part `{part}` of {rows} rows for {table.vocabulary_size} ids."
