@@ -71,6 +71,28 @@ def storage_of(name: str, config: ModelConfig) -> Storage:
     return Storage() if said is None else said(_arguments(name, model_class, config))
 
 
+def network_settings(config: ModelConfig) -> dict[str, Any]:
+    """Return the settings that make the network, as JSON values.
+
+    They are what names its class, its width, bags with learned weights, and the arguments of its constructor: no
+    settings that the class has no use for, and nothing of how tables are stored.
+
+    Raises:
+        ConfigError: as `build`, for the name and for `options`.
+    """
+    model_class = find_model(config.name)
+    known = next((name for name, model in MODELS.items() if model is model_class), None)
+    settings = config.model_dump(mode="json")
+    arguments = _arguments(config.name, model_class, config)
+    return {
+        "name": known or config.name,
+        "embedding_dim": config.embedding_dim,
+        "learned_weights": sorted(config.learned_weights),
+        **{key: settings[key] for key in arguments if key in settings},
+        **config.options,
+    }
+
+
 def _arguments(name: str, model_class: Callable[..., Any], config: ModelConfig) -> dict[str, Any]:
     """Return those settings that the constructor has arguments for, and all of `options`."""
     taken = set(inspect.signature(model_class).parameters) - {"self", "spec", "seed", "name", "dtype", "kwargs"}

@@ -12,14 +12,18 @@ import numpy.typing as npt
 import tensorflow as tf
 import tf_keras as keras
 
+from tfdlrm.data.encoder_files import ENCODER_FILE
 from tfdlrm.data.files import sha256_of, write_atomic
 from tfdlrm.data.manifest import MANIFEST
 from tfdlrm.data.raw_blocks import expand_path
+from tfdlrm.data.settings_diff import differences
 from tfdlrm.data.vocabulary_growth import new_rows
 from tfdlrm.export.serving_rows import serving_rows
+from tfdlrm.models.build import network_settings
 from tfdlrm.pipelines.console import NewBar
 from tfdlrm.pipelines.stages.context import Run
 from tfdlrm.pipelines.work_dir import WorkDir
+from tfdlrm.spec.budget import in_words
 from tfdlrm.spec.config import load_config
 from tfdlrm.spec.errors import ConfigError, DataError
 from tfdlrm.training.checkpoint import load_checkpoint, read_train_state
@@ -27,6 +31,8 @@ from tfdlrm.training.growth import load_grown
 from tfdlrm.training.trainer import Scorer
 
 _NOTE = "parent.json"
+# Settings of a network that a run may change, as no weight means anything else with another value.
+_FREE_SETTINGS = {"dropout", "embedding_l2"}
 
 
 class Start(NamedTuple):
@@ -52,7 +58,7 @@ def start_of(run: Run) -> Start | None:
 
     Raises:
         DataError: the run that `data.growth.from_run` names is missing, not trained or damaged.
-        ConfigError: it has no such weights as `train.start_from` says.
+        ConfigError: it has no such weights as `train.start_from` says, or they are of another network.
     """
     from_run = run.config.data.growth.from_run
     if from_run is None:
@@ -64,7 +70,9 @@ def start_of(run: Run) -> Start | None:
             f"{work_dir.config_file.name} is."
         )
     parent = Run(load_config(work_dir.config_file), work_dir, run.console)
+    _refuse_other_network(run, parent)
     weights, wanted = parent.weights(), run.config.train.start_from
+    _refuse_other_tables(run, parent)
     name = parent.chosen_weights() if wanted == "chosen" else wanted
     if name not in weights:
         raise ConfigError(
@@ -78,12 +86,14 @@ def noted_start(run: Run) -> Start | None:
     """Return where a run begins, and note it beside its checkpoints.
 
     Raises:
-        DataError: as `start_of`, or it is no longer what training began from.
+        DataError: as `start_of`, or it is not the one that the rows here were numbered from, or no longer what training
+            began from.
         ConfigError: as `start_of`.
     """
     start = start_of(run)
     if start is None:
         return None
+    _refuse_other_numbers(run, start.parent)
     note = run.work_dir.checkpoints / _NOTE
     found = {
         MANIFEST: sha256_of(start.parent.work_dir.data / MANIFEST),
@@ -119,6 +129,40 @@ def parent_scores(run: Run, split: str, bar: NewBar) -> dict[str, npt.NDArray[An
         score = Scorer(model, start.parent.config.logit_shift)
         _, scores, _ = score(batches, bar("score parent", run.manifest.splits[split].rows))
     return {"parent": scores}
+
+
+def _refuse_other_network(run: Run, parent: Run) -> None:
+    """Raise unless weights mean in both runs the same, as far as `[model]` says it: before any row is prepared."""
+    there, here = ({**network_settings(r.config.model)} for r in (parent, run))
+    change = next((c for c in differences(there, here, "model") if c.key.split(".")[1] not in _FREE_SETTINGS), None)
+    if change is not None:
+        raise ConfigError(
+            f"`{change.key}` must be that of {parent.work_dir.path}, the run that is gone on from: {change.a!r} there. "
+            f"Received: {change.b!r}."
+        )
+
+
+def _refuse_other_tables(run: Run, parent: Run) -> None:
+    """Raise unless `model.tables` says how the parent stored its tables, where no rule says it."""
+    if run.config.model.compression is not None:
+        return
+    for table in parent.spec.tables:
+        own = run.config.model.tables.get(table.name)
+        if own != table.compression:
+            raise ConfigError(
+                f"`model.tables` must have table `{table.name}` stored as in {parent.work_dir.path}, the run that is "
+                f"gone on from: {in_words(table.compression)} there. Received: {in_words(own)}."
+            )
+
+
+def _refuse_other_numbers(run: Run, parent: Run) -> None:
+    """Raise unless the rows of the run were numbered from the parent's vocabularies as they are now."""
+    encoder = parent.work_dir.data / ENCODER_FILE
+    if not encoder.is_file() or sha256_of(encoder) != run.manifest.vocabulary_parent:
+        raise DataError(
+            f"{encoder}: must be the one that the rows in {run.work_dir.data} were numbered from. Received: another "
+            "one, so that its weights belong to other values. Run the stage `prepare` with --overwrite."
+        )
 
 
 def _steps_before(work_dir: WorkDir) -> int:
