@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import matplotlib.image
 import pytest
 
 from tests.pipelines.small_runs import call, refusal, write_recipe
 from tfdlrm.pipelines import budget, criteo
+from tfdlrm.pipelines.console import Console
+from tfdlrm.pipelines.kept_plan import keep_plan
+from tfdlrm.pipelines.stages.context import Run
+from tfdlrm.pipelines.work_dir import WorkDir
 from tfdlrm.spec.budget import BudgetPlan, fit_budget
+from tfdlrm.spec.config import load_config
 from tfdlrm.spec.criteo import KAGGLE, criteo_spec
+from tfdlrm.spec.features import FeatureSpec
 
 
 def test_published_cardinalities(tmp_path):
@@ -155,3 +162,30 @@ def test_a_run_plans_and_stores_what_it_planned(prepared):
     assert shown.out.startswith(plan.caption + "\n")
     again = call(criteo.main, "--work-dir", folder, "--stages", "evaluate")
     assert again.code == 0, again.err
+
+
+def test_a_run_stays_with_the_plan_it_was_trained_by(prepared, tmp_path):
+    """The plan of a planner that knew one method only, as that of another version might be."""
+    folder = tmp_path / "run"
+    others = shutil.ignore_patterns("checkpoints", "report", "metrics.json", "config.toml")
+    shutil.copytree(prepared / "run", folder, ignore=others)
+    settings = ("model.embedding_budget=500kB", "train.epochs=1", "evaluate.baseline=false")
+    config = load_config(prepared / "small.toml", settings)
+    run = Run(config, WorkDir(folder), Console(tmp_path / "log", quiet=True))
+    now, before = run.plan, fit_budget(run.manifest.spec.with_embedding_dim(4), "500kB", methods=["dim"])
+    assert now is not None and now.spec != before.spec
+    keep_plan(run.work_dir.checkpoints, run.planned_for, before)
+    stages = ("--config", prepared / "small.toml", "--work-dir", folder, "--stages")
+    changes = [part for setting in settings for part in ("--set", setting)]
+    outcome = call(criteo.main, *stages, "train,evaluate", *changes)
+    assert outcome.code == 0, outcome.err
+    assert before.caption in outcome.out
+    trained = next((folder / "checkpoints").glob("step-*/state.json"))
+    assert FeatureSpec(**json.loads(trained.read_text())["spec"]) == before.spec
+    # Without the plan, too, as a run of an earlier version is: and one that could not be planned at all any more.
+    kept = folder / "checkpoints" / "plan.json"
+    for text in (kept.read_text().replace('"500kB"', '"400kB"'), "{"):
+        kept.write_text(text)
+        again = call(criteo.main, "--work-dir", folder, "--stages", "evaluate")
+        assert again.code == 0, again.err
+        assert Run(config, WorkDir(folder), Console(tmp_path / "log", quiet=True)).plan == now

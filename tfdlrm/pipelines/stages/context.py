@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
@@ -23,14 +24,15 @@ from tfdlrm.data.recipe import settings_difference
 from tfdlrm.data.untouched_rows import untouched_rows
 from tfdlrm.models.build import build, storage_of
 from tfdlrm.pipelines.console import Console
+from tfdlrm.pipelines.kept_plan import kept_plan
 from tfdlrm.pipelines.work_dir import WorkDir
 from tfdlrm.spec.budget import BudgetPlan
 from tfdlrm.spec.config import RunConfig
 from tfdlrm.spec.errors import ConfigError, DataError
 from tfdlrm.spec.features import FeatureSpec
-from tfdlrm.spec.model_spec import budget_plan, methods_of, model_spec
+from tfdlrm.spec.model_spec import budget_plan, methods_of, model_spec, without_compression
 from tfdlrm.spec.raw import CRITEO_FORMAT
-from tfdlrm.training.checkpoint import checkpoints, load_checkpoint, read_train_state
+from tfdlrm.training.checkpoint import checkpoints, load_checkpoint, read_state, read_train_state
 from tfdlrm.training.trainer import compile_model
 
 _DAMAGE = re.compile(r"assertion failed: \[([^\]]*manifest\.json names[^\]]*)\]")
@@ -106,9 +108,16 @@ class Run:
 
     @cached_property
     def plan(self) -> BudgetPlan | None:
-        """How the tables fit into `model.embedding_budget`; `None` without one."""
+        """How the tables fit into `model.embedding_budget`; `None` without one.
+
+        It is the one that was kept when training began, as long as settings and rows are the same: another version of
+        this package, or another machine, might choose otherwise.
+        """
         if self.config.model.embedding_budget is None:
             return None
+        kept = kept_plan(self.work_dir.checkpoints, self.planned_for)
+        if kept is not None:
+            return kept
         return budget_plan(
             self.manifest.spec,
             self.config.model,
@@ -120,8 +129,21 @@ class Run:
 
     @property
     def spec(self) -> FeatureSpec:
-        """Features and tables of the model."""
+        """Features and tables of the model; where tables have a budget and were trained, as they were trained.
+
+        Raises:
+            DataError: a checkpoint is damaged or belongs to other rows.
+        """
+        trained = checkpoints(self.work_dir.checkpoints)
+        if self.config.model.embedding_budget is not None and trained:
+            self.refuse_other_data()
+            return FeatureSpec(**read_state(trained[-1])["spec"])
         return self.plan.spec if self.plan else model_spec(self.manifest.spec, self.config.model)
+
+    @property
+    def planned_for(self) -> dict[str, Any]:
+        """What a plan depends on, as JSON values."""
+        return {"model": self.config.model.model_dump(mode="json"), "data": self._fingerprint}
 
     @property
     def model_name(self) -> str:
@@ -144,9 +166,9 @@ class Run:
 
     def new_model(self, first_step: int = 0) -> keras.Model:
         """Return a compiled model with its initial weights; its schedule begins at a step of its optimizer."""
-        model = build(
-            self.config.model.name, self.spec, self.config.model, self.config.train.precision, self.config.seed
-        )
+        # The spec says already how tables are stored, and no budget is to be planned or counted again.
+        settings = without_compression(self.config.model)
+        model = build(settings.name, self.spec, settings, self.config.train.precision, self.config.seed)
         compile_model(model, self.config.train, first_step)
         return model
 
@@ -192,14 +214,18 @@ class Run:
         Raises:
             DataError: `prepare` has made other rows or ids since training began.
         """
-        shards = {name: [shard.sha256 for shard in split.shards] for name, split in self.manifest.splits.items()}
-        content = json.dumps([self.manifest.spec.plain().model_dump(mode="json"), shards])
-        fingerprint = hashlib.sha256(content.encode()).hexdigest()
         note = self.work_dir.checkpoints / "data.sha256"
         if not checkpoints(self.work_dir.checkpoints):
-            write_atomic(note, fingerprint)
-        elif not note.is_file() or note.read_text(encoding="utf-8") != fingerprint:
+            write_atomic(note, self._fingerprint)
+        elif not note.is_file() or note.read_text(encoding="utf-8") != self._fingerprint:
             raise DataError(
                 f"{self.work_dir.checkpoints}: trained on other rows than those in {self.work_dir.data}. "
                 "Give another --work-dir, or --overwrite to start afresh."
             )
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        """SHA-256 that tells the prepared data from others."""
+        shards = {name: [shard.sha256 for shard in split.shards] for name, split in self.manifest.splits.items()}
+        content = json.dumps([self.manifest.spec.plain().model_dump(mode="json"), shards])
+        return hashlib.sha256(content.encode()).hexdigest()

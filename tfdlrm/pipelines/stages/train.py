@@ -11,6 +11,7 @@ import tensorflow as tf
 from tfdlrm.data.dataset import packed_dataset
 from tfdlrm.data.files import write_atomic
 from tfdlrm.pipelines.benchmarks.figures import write_figures
+from tfdlrm.pipelines.kept_plan import keep_plan
 from tfdlrm.pipelines.parent import noted_start
 from tfdlrm.pipelines.stages.context import Run
 from tfdlrm.pipelines.table import plan_table, print_tables
@@ -30,6 +31,8 @@ def work(run: Run, watched: Mapping[str, Callable[[], tf.data.Dataset]] | None =
     start = noted_start(run)
     if found:
         run.console.say(f"{'train:':<10} going on from {found[-1].name}")
+    if run.plan is not None and not found:
+        keep_plan(run.work_dir.checkpoints, run.planned_for, run.plan)
     _tell_plan(run)
     set_determinism(run.config.seed, config.deterministic)
     model = run.new_model(start.steps if start is not None and config.restart_schedule else 0)
@@ -72,7 +75,7 @@ def summary(results: Mapping[str, Any]) -> str:
 
 def _tell_plan(run: Run) -> None:
     """Print how the tables fit into their budget, where they have one, and keep it for the report."""
-    if run.plan is None:
+    if run.plan is None or run.plan.spec != run.spec:  # what is trained already was planned by another version
         return
     run.console.say(f"{'train:':<10} {run.plan.caption}")
     print_tables(plan_table(run.plan))
