@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,6 +52,20 @@ class Start(NamedTuple):
     def load_into(self, model: keras.Model, run: Run) -> None:
         """Read the weights into a new model of the run that goes on; see `load_grown`."""
         load_grown(model, self.checkpoint, new_rows(run.work_dir.data, run.manifest))
+
+    def sampling_note(self, run: Run) -> str | None:
+        """Say by how much log-odds are off at the start where the runs left out other shares of rows without a click.
+
+        No weight of all models is a bias of the log-odds alone, so none is moved: training makes up for it.
+        """
+        there, here = (r.config.data.drop_negatives for r in (self.parent, run))
+        if there == here:
+            return None
+        missing = math.log1p(-there) - math.log1p(-here)
+        return (
+            f"the run before left out {there:.1%} of the rows without a click, this one {here:.1%}: the first log-odds "
+            f"are {abs(missing):.4f} too {'low' if missing > 0 else 'high'}, until training has made up for it"
+        )
 
 
 def start_of(run: Run) -> Start | None:

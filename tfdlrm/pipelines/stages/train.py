@@ -39,6 +39,9 @@ def work(run: Run, watched: Mapping[str, Callable[[], tf.data.Dataset]] | None =
     if start is not None and not found:
         run.console.say(f"{'train:':<10} starting from {start.checkpoint}")
         start.load_into(model, run)
+        note = start.sampling_note(run)
+        if note is not None:
+            run.console.say(f"{'train:':<10} {note}")
     with run.console.bars() as bar:
         result = train(
             model,
