@@ -15,6 +15,7 @@ from tfdlrm.pipelines import criteo
 
 SHARE = 0.8
 ROWS = 16_000
+DENSE, SPARSE = ("I1", "I7"), ("C9", "C14", "C17", "C20")
 Run = tuple[Path, Outcome]
 
 
@@ -26,9 +27,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         data={
             "planted": {"rows": ROWS},
             "drop_negatives": SHARE,
+            "dense": [{"name": name} for name in DENSE],
+            "sparse": [{"name": name} for name in SPARSE],
             "split": {"by": "order", "fractions": [0.6, 0.1, 0.3]},
         },
-        train={"epochs": 1},
+        train={"epochs": 4},
     )
     work_dir = folder / "run"
     return work_dir, call(criteo.main, "--config", recipe, "--work-dir", work_dir)
@@ -102,12 +105,15 @@ def test_without_correction_the_rows_that_are_left_are_judged_and_served(run: Ru
     off = ("--work-dir", work_dir, "--set", "export.correct_sampling=false")
     line = refusal(*off, "--stages", "verify")
     assert line == f"{work_dir}: exported with another `export.correct_sampling`. Run the stage `export` again."
-    assert call(criteo.main, *off, "--stages", "evaluate,export,verify,report").code == 0
+    assert call(criteo.main, *off, "--stages", "evaluate,export").code == 0
     after, evaluated = columns(work_dir), stages(work_dir)["evaluate"]
     assert "sample_weight" not in after and "correction" not in evaluated
     for name in ("best", "baseline", "bayes"):
         inverse = expit(logit(before[name].astype(np.float64)) - np.log(0.2))
         np.testing.assert_allclose(after[name], inverse, rtol=1e-4)
     assert evaluated["metrics"]["bayes"]["calibration"] == pytest.approx(1, abs=0.06)
-    assert stages(work_dir)["export"]["version"] == exported["version"] + 1
+    now = stages(work_dir)["export"]
+    assert (now["version"], now["logit_shift"]) == (exported["version"] + 1, 0)
+    record = json.loads((Path(now["path"]) / "assets.extra" / "tfdlrm.json").read_text())
+    assert record["logit_shift"] == 0
     assert call(criteo.main, *off, "--stages", "export").out.splitlines()[1].split() == ["export:", "done", "before"]
