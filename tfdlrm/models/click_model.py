@@ -22,7 +22,8 @@ class ClickModel(keras.Model):
     """Base of all models: click probability of a batch of samples.
 
     A model sets its layers in `__init__` (its tables as `EmbeddingCollection`s: `embedding` for vectors of width d,
-    `linear` for one weight an id), creates their weights in `build_layers` and composes them in `logits`.
+    `linear` for one weight an id), creates their weights in `build_layers` and composes them in `logits`, which may use
+    `tf.cond` but no Python `if` on tensors: AutoGraph is off, as it takes longer than all else before the first step.
 
     Args:
         spec: Features and tables, or the mapping that `FeatureSpec.model_dump` gives.
@@ -103,6 +104,7 @@ class ClickModel(keras.Model):
             self.build_layers()
         self.built = True
 
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def call(self, inputs: Batch, training: bool | None = None) -> tf.Tensor:
         """Return click probabilities `[B, 1]`, float32."""
         self._refuse_unless_batch(inputs)
@@ -152,7 +154,19 @@ class ClickModel(keras.Model):
                 f"`optimizer` must be a `DLRMOptimizer` where tables are stored in half precision ({', '.join(half)}). "
                 f"Received: {type(inner).__name__}."
             )
+        self._create_training_variables()
 
+    def _create_training_variables(self) -> None:
+        """Create slots and the sums of loss and metrics: a step that created them would have to be traced twice."""
+        self.build()
+        create_slots = getattr(self.optimizer, "_create_all_weights", None)
+        if create_slots is not None:
+            create_slots(self.trainable_variables)
+        some = tf.zeros([1, 1])
+        self.compiled_loss.build(some)
+        self.compiled_metrics.build(some, some)
+
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Take one step on one batch, in `accumulation_steps` passes."""
         if self.accumulation_steps == 1:

@@ -146,7 +146,7 @@ class _ShuffledRows:
         progress: Callable[[int], None],
     ) -> None:
         self._inputs = inputs
-        self._score = tf.function(probability_function(model, logit_shift), reduce_retracing=True)
+        self._score = tf.function(probability_function(model, logit_shift), reduce_retracing=True, autograph=False)
         self._batch_size = batch_size
         self._progress = progress
         spec = model.spec

@@ -124,7 +124,7 @@ class Scorer:
     """
 
     def __init__(self, model: keras.Model, logit_shift: float = 0.0) -> None:
-        self._forward = tf.function(probability_function(model, logit_shift), reduce_retracing=True)
+        self._forward = tf.function(probability_function(model, logit_shift), reduce_retracing=True, autograph=False)
 
     def __call__(self, dataset: tf.data.Dataset, progress: Progress = lambda rows: None) -> Scores:
         """Score a data set of the batch contract.

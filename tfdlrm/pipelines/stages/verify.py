@@ -123,7 +123,7 @@ def _predicted(
             f"{run.work_dir.path}: exported with another `export.correct_sampling`. Run the stage `export` again."
         )
     model = run.trained_model()
-    score = tf.function(probability_function(model, run.config.logit_shift), reduce_retracing=True)
+    score = tf.function(probability_function(model, run.config.logit_shift), reduce_retracing=True, autograph=False)
     with serving_rows(model, run.untouched_rows):
         parts = [
             score({name: tf.constant(values[start : start + _BATCH]) for name, values in encoded.items()})
