@@ -104,7 +104,7 @@ class ClickModel(keras.Model):
             self.build_layers()
         self.built = True
 
-    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+    @tf.autograph.experimental.do_not_convert
     def call(self, inputs: Batch, training: bool | None = None) -> tf.Tensor:
         """Return click probabilities `[B, 1]`, float32."""
         self._refuse_unless_batch(inputs)
@@ -166,7 +166,7 @@ class ClickModel(keras.Model):
         self.compiled_loss.build(some)
         self.compiled_metrics.build(some, some)
 
-    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+    @tf.autograph.experimental.do_not_convert
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Take one step on one batch, in `accumulation_steps` passes."""
         if self.accumulation_steps == 1:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 
 import tfdlrm
 from tfdlrm.data.raw_blocks import expand_path
@@ -43,6 +47,7 @@ def run_command(body: Callable[[], int], go_on: str | None = None) -> int:
         The body's exit code; 1 for a check that failed, 2 for input, configuration and files that cannot be used, 130
         after Ctrl-C.
     """
+    interrupted = _note_interruption()
     try:
         return body()
     except CheckFailed as error:
@@ -54,8 +59,32 @@ def run_command(body: Callable[[], int], go_on: str | None = None) -> int:
             raise
         return _fail(f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}.")
     except KeyboardInterrupt:
-        print("tfdlrm: interrupted." + (f" What is done is kept; to go on: {go_on}" if go_on else ""), file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return _interrupted(go_on)
+    except Exception:
+        # TensorFlow answers an interruption in the middle of tracing with errors of its own.
+        if interrupted.is_set():
+            return _interrupted(go_on)
+        raise
+
+
+def _interrupted(go_on: str | None) -> int:
+    print("tfdlrm: interrupted." + (f" What is done is kept; to go on: {go_on}" if go_on else ""), file=sys.stderr)
+    return EXIT_INTERRUPTED
+
+
+def _note_interruption() -> threading.Event:
+    """Return an event that Ctrl-C sets, before it raises `KeyboardInterrupt` as ever."""
+    noted = threading.Event()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.set()
+        raise KeyboardInterrupt
+
+    # A server has a handler of its own, and only the main thread can have one.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        with contextlib.suppress(ValueError):
+            signal.signal(signal.SIGINT, note)
+    return noted
 
 
 def _fail(message: str, code: int = EXIT_USER_ERROR) -> int:
@@ -184,6 +213,7 @@ def _run(args: argparse.Namespace, default_recipe: Callable[[bool], Path | None]
     stages = parse_stages(args.stages)
     config = _configuration(args, default_recipe)
     if args.dry_run:
+        _refuse_misfit(config)
         print(config_toml(config), end="")
         return 0
     if args.cross_validate and config.data.split.by != "fold":
@@ -198,14 +228,8 @@ def _run(args: argparse.Namespace, default_recipe: Callable[[bool], Path | None]
         raise ConfigError(f"`--work-dir` must not be the run that is gone on from. Received: {path}.")
     if "prepare" in stages:
         refuse_unreadable(config)
-    if args.overwrite:  # nothing is dropped for a recipe that could not run
-        load_tensorflow()
-        from tfdlrm.pipelines.run import refuse_misfit
-
-        refuse_misfit(config)
-    with WorkDir(path).open(config, args.overwrite) as work_dir:
-        # Only now, since it takes seconds, and a slip should be told at once.
-        load_tensorflow()
+    # TensorFlow is loaded only there, since it takes seconds, and a slip should be told at once.
+    with WorkDir(path).open(config, args.overwrite, lambda: _refuse_misfit(config)) as work_dir:
         if args.cross_validate:
             from tfdlrm.pipelines.folds import cross_validate
 
@@ -215,6 +239,13 @@ def _run(args: argparse.Namespace, default_recipe: Callable[[bool], Path | None]
 
             run_pipeline(config, work_dir, stages, args.overwrite)
     return 0
+
+
+def _refuse_misfit(config: RunConfig) -> None:
+    load_tensorflow()
+    from tfdlrm.pipelines.run import refuse_misfit
+
+    refuse_misfit(config)
 
 
 def refuse_unreadable(config: RunConfig) -> None:

@@ -6,7 +6,7 @@ import fcntl
 import json
 import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from tfdlrm.spec.errors import ConfigError, DataError
 
 # Nothing that an earlier stage made depends on these: they may change between calls.
 _FREE_SECTIONS = ("evaluate", "export")
+# Nor prepared rows on these.
+_FREE_BEFORE_TRAINING = ("model", "train", "seed")
 
 
 class WorkDir:
@@ -42,12 +44,16 @@ class WorkDir:
         self.config_file = path / "config.toml"
 
     @contextmanager
-    def open(self, config: RunConfig, overwrite: bool = False) -> Iterator[WorkDir]:
+    def open(
+        self, config: RunConfig, overwrite: bool = False, check: Callable[[], None] = lambda: None
+    ) -> Iterator[WorkDir]:
         """Take the directory for a run, alone.
 
         Args:
             config: The run's configuration, written to `config.toml`.
             overwrite: Drop what an earlier run left. Prepared rows stay; `prepare` decides whether they are of use.
+            check: Raises where the configuration cannot be run. Called before it is written and before anything is
+                dropped.
 
         Yields:
             This object.
@@ -64,10 +70,11 @@ class WorkDir:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise ConfigError(f"{self.path}: another run is using this work dir.") from None
+            if not overwrite and self._has_results():
+                self._refuse_unless_same(config)
+            check()
             if overwrite:
                 self._clear()
-            elif self._has_results():
-                self._refuse_unless_same(config)
             write_atomic(self.config_file, config_toml(config))
             yield self
 
@@ -116,8 +123,10 @@ class WorkDir:
         return self.config_file.is_file() and any(path.exists() for path in made)
 
     def _refuse_unless_same(self, config: RunConfig) -> None:
-        here = load_config(self.config_file).model_dump(mode="json", exclude=set(_FREE_SECTIONS))
-        asked = config.model_dump(mode="json", exclude=set(_FREE_SECTIONS))
+        trained = any(self.checkpoints.glob("step-*"))
+        free = {*_FREE_SECTIONS} if trained else {*_FREE_SECTIONS, *_FREE_BEFORE_TRAINING}
+        here = load_config(self.config_file).model_dump(mode="json", exclude=free)
+        asked = config.model_dump(mode="json", exclude=free)
         change = next(differences(here, asked), None)
         if change is not None:
             raise ConfigError(
