@@ -27,7 +27,9 @@ LEARNED = {"learned_weights": ["tags", "item"]}
 def bytes_of(model):
     """Return the bytes of all tables without the row for padding that each variable ends with."""
     stacks = [stack for collection in model.collections.values() for stack in collection.stacks]
-    return model.table_bytes - sum(int(np.prod(stack.shape[1:])) * stack.dtype.size for stack in stacks)
+    total = sum((stack.shape[0] - 1) * int(np.prod(stack.shape[1:])) * stack.dtype.size for stack in stacks)
+    assert model.table_bytes == total
+    return total
 
 
 @pytest.mark.parametrize("share", [0.75, 0.35])

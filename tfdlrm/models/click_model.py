@@ -91,9 +91,9 @@ class ClickModel(keras.Model):
 
     @property
     def table_bytes(self) -> int:
-        """Memory of those weights, rows of padding included."""
-        stacks = [stack for collection in self.collections.values() for stack in collection.stacks]
-        return sum(int(np.prod(stack.shape)) * stack.dtype.size for stack in stacks)
+        """Memory of the weights in tables as they are stored, without rows of padding and optimizer slots."""
+        stored = [part for collection in self.collections.values() for part in collection.stored_tables()]
+        return sum(part.rows * int(np.prod(part.variable.shape[1:])) * part.variable.dtype.size for part in stored)
 
     def build(self, input_shape: Any = None) -> None:
         """Create all weights; the spec says every shape, so that no batch is needed."""
