@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.pipelines.small_runs import call, write_recipe
+from tests.pipelines.small_runs import call, refusal, write_recipe
 from tfdlrm.data.files import sha256_of
 from tfdlrm.pipelines import criteo, tabular
 from tfdlrm.pipelines.cli import CheckFailed, parse_stages, python_command, recipe, run_command
@@ -102,6 +104,33 @@ def test_published_settings() -> None:
 def test_unknown_recipe() -> None:
     with pytest.raises(ConfigError, match="no recipe `dmeo` in .*Did you mean `demo`?"):
         recipe("dmeo")
+
+
+def test_an_interruption_that_a_library_turns_into_an_error_is_one(capfd: pytest.CaptureFixture[str]) -> None:
+    def body() -> int:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            signal.pause()
+        except KeyboardInterrupt as error:
+            raise AssertionError("Concurrent access?") from error  # what TensorFlow says when it is tracing
+        return 0
+
+    assert run_command(body, "python -m x") == 130
+    assert capfd.readouterr().err == "tfdlrm: interrupted. What is done is kept; to go on: python -m x\n"
+    with pytest.raises(AssertionError, match="of its own"):
+        run_command(_failing)
+
+
+def _failing() -> int:
+    raise AssertionError("of its own")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [("model.name=deepfmm", "Did you mean `deepfm`"), ("model.name=matrix_factorization", "`pair` must name two")],
+)
+def test_dry_run_refuses_what_a_run_would(setting: str, message: str) -> None:
+    assert message in refusal("--set", setting, "--dry-run")
 
 
 def test_dry_run_prints_the_recipe_and_touches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,12 +26,41 @@ def test_nothing_made_yet_means_any_configuration_will_do(tmp_path: Path) -> Non
         assert load_config(work_dir.config_file) == other
 
 
-@pytest.mark.parametrize("made", ["metrics.json", "data/manifest.json", "checkpoints/step-0000000005/state.json"])
+@pytest.mark.parametrize("made", ["metrics.json", "data/manifest.json"])
+def test_prepared_rows_bind_what_they_depend_on_and_no_more(tmp_path: Path, made: str) -> None:
+    work_dir = WorkDir(tmp_path)
+    with work_dir.open(CONFIG):
+        (tmp_path / made).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / made).write_text('{"stages": {"prepare": {}}}')
+    other = CONFIG.model_copy(update={"data": CONFIG.data.model_copy(update={"rows_per_block": 7})})
+    with pytest.raises(ConfigError, match="another configuration: `data.rows_per_block`"), work_dir.open(other):
+        pass
+    model = CONFIG.model.model_copy(update={"dropout": 0.5})
+    with work_dir.open(CONFIG.model_copy(update={"seed": 5, "model": model})):
+        assert load_config(work_dir.config_file).model == model
+
+
+def test_a_configuration_that_cannot_be_run_is_not_written_and_drops_nothing(tmp_path: Path) -> None:
+    work_dir = WorkDir(tmp_path)
+    with work_dir.open(CONFIG):
+        work_dir.note_stage(CONFIG.name, "train", {})
+
+    def refuse() -> None:
+        raise ConfigError("no such model")
+
+    other = CONFIG.model_copy(update={"seed": 5})
+    with pytest.raises(ConfigError, match="no such model"), work_dir.open(other, overwrite=True, check=refuse):
+        pass
+    assert load_config(work_dir.config_file) == CONFIG
+    assert work_dir.stage("train") is not None
+
+
+@pytest.mark.parametrize("made", ["metrics.json", "checkpoints/step-0000000005/state.json"])
 def test_results_bind_the_configuration(tmp_path: Path, made: str) -> None:
     work_dir = WorkDir(tmp_path)
     with work_dir.open(CONFIG):
         (tmp_path / made).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / made).write_text("{}")
+        (tmp_path / made).write_text('{"stages": {"train": {}}}')
     other = CONFIG.model_copy(update={"seed": 5})
     with pytest.raises(ConfigError, match="another configuration: `seed` is 123 there and 5 now"), work_dir.open(other):
         pass
@@ -39,7 +68,7 @@ def test_results_bind_the_configuration(tmp_path: Path, made: str) -> None:
     with work_dir.open(CONFIG.model_copy(update={"export": CONFIG.export.model_copy(update={"verify_rows": 7})})):
         assert load_config(work_dir.config_file).export.verify_rows == 7
     with work_dir.open(other, overwrite=True):
-        assert (tmp_path / made).exists() == made.startswith("data")
+        assert not (tmp_path / made).exists()
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -47,24 +47,22 @@ def run_command(body: Callable[[], int], go_on: str | None = None) -> int:
         The body's exit code; 1 for a check that failed, 2 for input, configuration and files that cannot be used, 130
         after Ctrl-C.
     """
-    interrupted = _note_interruption()
-    try:
-        return body()
-    except CheckFailed as error:
-        return _fail(str(error), EXIT_CHECK_FAILED)
-    except UserError as error:
-        return _fail(str(error))
-    except OSError as error:
-        if error.errno is None:
-            raise
-        return _fail(f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}.")
-    except KeyboardInterrupt:
-        return _interrupted(go_on)
-    except Exception:
-        # TensorFlow answers an interruption in the middle of tracing with errors of its own.
-        if interrupted.is_set():
+    with _noted_interruption() as interrupted:
+        try:
+            return body()
+        except CheckFailed as error:
+            return _fail(str(error), EXIT_CHECK_FAILED)
+        except UserError as error:
+            return _fail(str(error))
+        except KeyboardInterrupt:
             return _interrupted(go_on)
-        raise
+        except Exception as error:
+            # TensorFlow answers an interruption in the middle of tracing with errors of its own.
+            if interrupted.is_set():
+                return _interrupted(go_on)
+            if not isinstance(error, OSError) or error.errno is None:
+                raise
+            return _fail(f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}.")
 
 
 def _interrupted(go_on: str | None) -> int:
@@ -72,8 +70,9 @@ def _interrupted(go_on: str | None) -> int:
     return EXIT_INTERRUPTED
 
 
-def _note_interruption() -> threading.Event:
-    """Return an event that Ctrl-C sets, before it raises `KeyboardInterrupt` as ever."""
+@contextlib.contextmanager
+def _noted_interruption() -> Iterator[threading.Event]:
+    """Yield an event that Ctrl-C sets, before it raises `KeyboardInterrupt` as ever."""
     noted = threading.Event()
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -81,10 +80,15 @@ def _note_interruption() -> threading.Event:
         raise KeyboardInterrupt
 
     # A server has a handler of its own, and only the main thread can have one.
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        with contextlib.suppress(ValueError):
-            signal.signal(signal.SIGINT, note)
-    return noted
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield noted
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _fail(message: str, code: int = EXIT_USER_ERROR) -> int:

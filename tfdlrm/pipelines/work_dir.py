@@ -123,7 +123,7 @@ class WorkDir:
         return self.config_file.is_file() and any(path.exists() for path in made)
 
     def _refuse_unless_same(self, config: RunConfig) -> None:
-        trained = any(self.checkpoints.glob("step-*"))
+        trained = any(self.checkpoints.glob("step-*")) or "train" in self.metrics().get("stages", {})
         free = {*_FREE_SECTIONS} if trained else {*_FREE_SECTIONS, *_FREE_BEFORE_TRAINING}
         here = load_config(self.config_file).model_dump(mode="json", exclude=free)
         asked = config.model_dump(mode="json", exclude=free)
