@@ -22,12 +22,23 @@ ROOT = Path(__file__).resolve().parents[1]
 # Files are handed out one by one to the processes that test. Those that take longest go first, or one of them would be
 # left to a single process in the end.
 LONGEST = (
-    "pipelines/test_criteo",
+    "pipelines/test_cluster",
+    "models/test_contract",
+    "distribute/test_mirrored",
+    "pipelines/test_killed",
+    "pipelines/test_growth",
     "data/test_prepare_",
-    "pipelines/",
+    "pipelines/test_criteo",
     "data/test_beam",
-    "serving/",
+    "training/test_trainer",
+    "pipelines/",
+    "distribute/",
+    "export/test_saved_model",
+    "data/test_encoder",
+    "data/test_dataset",
+    "training/",
     "data/test_recipes",
+    "serving/",
 )
 
 

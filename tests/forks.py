@@ -68,6 +68,7 @@ class Forks:
         """
         self._count += 1
         log = self._folder / f"{self._count}.log" if log is None else log
+        log.touch()
         # Commands would start themselves again for large pages, and import all that is here already.
         changes = {"TFDLRM_LARGE_PAGES": "0", **(env or {})}
         pid = self.ask({"start": [str(argument) for argument in arguments], "env": changes, "log": str(log)})
@@ -104,6 +105,7 @@ def _run(arguments: list[str], env: dict[str, str], log: str) -> None:
     sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1, closefd=False) for stream in (1, 2))
     sys.stdin = os.fdopen(0, closefd=False)
     os.environ.update(env)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     kind, program, *others = arguments
     sys.argv = [kind, *others]
     sys.orig_argv = [sys.executable, *arguments]
@@ -132,6 +134,7 @@ def main(preloaded: list[str]) -> None:
     """Import, then fork whenever asked to."""
     import importlib
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the tests, which end this process
     for name in preloaded:
         importlib.import_module(name)
     answers = os.fdopen(os.dup(1), "w", buffering=1)

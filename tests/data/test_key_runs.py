@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -25,7 +23,6 @@ from tfdlrm.spec.coding import Encoding, FeatureCoding, TableCoding
 from tfdlrm.spec.errors import DataError
 from tfdlrm.spec.features import SparseFeature
 
-ROOT = Path(__file__).parents[2]
 near_edges = st.one_of(st.integers(0, 40), st.integers(2**32 - 3, 2**32 + 3), st.integers(2**63 - 3, 2**64 - 1))
 
 
@@ -212,7 +209,7 @@ save_vocabularies(built, folder / "scratch")
 """
 
 
-def test_three_hundred_segments_under_a_small_limit_of_open_files(tmp_path):
+def test_three_hundred_segments_under_a_small_limit_of_open_files(tmp_path, forks):
     rng = np.random.default_rng(0)
     everything = [rng.permutation(5000)[:60].tolist() for _ in range(300)]
     (tmp_path / "scratch").mkdir()
@@ -224,9 +221,8 @@ def test_three_hundred_segments_under_a_small_limit_of_open_files(tmp_path):
         texts = pl.Series("text", [f"text {key}" for key in seen.keys])
         for table, run in enumerate((counted, seen, Run(counted.counted, texts), counted)):
             run.save(folder, f"{table:05d}")
-    command = [sys.executable, "-c", MANY_SEGMENTS, str(tmp_path), "1"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == 0, done.stderr
+    done = forks.start("-c", MANY_SEGMENTS, tmp_path, 1)
+    assert done.wait() == 0, done.output
     found = map_vocabularies(tmp_path / "scratch")
     assert list(found) == ["counted", "seen", "text", "more"]
     for name, vocabulary in found.items():

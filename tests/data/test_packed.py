@@ -5,8 +5,6 @@ from __future__ import annotations
 import resource
 import signal
 import struct
-import subprocess
-import sys
 import textwrap
 
 import numpy as np
@@ -216,7 +214,7 @@ def test_a_full_disk_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_killed_writer_leaves_no_final_name(tmp_path):
+def test_a_killed_writer_leaves_no_final_name(forks, tmp_path):
     script = textwrap.dedent(
         """
         import sys
@@ -229,13 +227,11 @@ def test_a_killed_writer_leaves_no_final_name(tmp_path):
             print("added", flush=True)
         """
     )
-    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    for _ in range(60):
-        assert process.stdout.readline() == b"added\n"
-    process.send_signal(signal.SIGKILL)
-    assert process.wait(timeout=60) == -signal.SIGKILL
-    process.stdout.close()
+    process = forks.start("-c", script, tmp_path)
+    while process.output.count("added") < 60:
+        assert process.poll() is None, process.output
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
     left = [path.name for path in tmp_path.iterdir()]
     assert len(left) > 5 and all(name.endswith(".tmp") for name in left)
 

@@ -151,7 +151,7 @@ def test_an_optimizer_that_does_not_round_gets_no_half_precision(prepared, tmp_p
 def test_a_run_plans_and_stores_what_it_planned(prepared):
     folder = prepared / "run"
     config = ["--config", prepared / "small.toml", "--work-dir", folder, "--overwrite"]
-    setting = ["--set", "model.embedding_budget=300kB", "--set", "train.epochs=1"]
+    setting = ["--set", "model.embedding_budget=300kB", "--set", "train.epochs=1", "--set", "evaluate.baseline=false"]
     outcome = call(criteo.main, *config, *setting, "--stages", "prepare,train")
     assert outcome.code == 0, outcome.err
     assert "reads counted in 26 of 26 tables" in outcome.out

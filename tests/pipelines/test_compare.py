@@ -18,6 +18,7 @@ import pytest
 import tomli_w
 from scipy import stats
 
+from tests.forks import Forks
 from tests.pipelines.small_runs import call, refusal
 from tfdlrm.pipelines import compare
 from tfdlrm.pipelines.cli import python_command
@@ -81,17 +82,17 @@ def start(config: Path, work_dir: Path, *more: str) -> subprocess.Popen[str]:
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
+def done(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Done:
     """Run a comparison: killed once a cell is done, then gone on with to its end."""
     folder = tmp_path_factory.mktemp("compare")
     config, work_dir = write(folder), folder / "run"
-    process = start(config, work_dir)
+    process = forks.start("-m", "tfdlrm.pipelines.compare", "--config", config, "--work-dir", work_dir)
     deadline = time.monotonic() + 240
     while not cells(work_dir):
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        assert process.poll() is None and time.monotonic() < deadline, process.output
         time.sleep(0.01)
     process.kill()
-    process.communicate()
+    process.wait()
     killed = cells(work_dir)
     outcome = call(compare.main, "--config", config, "--work-dir", work_dir)
     assert outcome.code == 0, outcome

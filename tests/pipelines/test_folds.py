@@ -17,7 +17,8 @@ from tfdlrm.pipelines import criteo
 def test_folds_and_their_summary(tmp_path: Path) -> None:
     raw, work_dir = tmp_path / "rows.tsv", tmp_path / "run"
     write_planted(raw, 1501)
-    recipe = write_recipe(tmp_path, data={"split": {"by": "fold", "folds": 2}}, train={"epochs": 1})
+    columns = {"dense": [{"name": "I1"}], "sparse": [{"name": name} for name in ("C9", "C14", "C17", "C20")]}
+    recipe = write_recipe(tmp_path, data={"split": {"by": "fold", "folds": 2}, **columns}, train={"epochs": 1})
     argv = ["--config", recipe, "--raw", raw, "--work-dir", work_dir, "--cross-validate"]
     outcome = call(criteo.main, *argv)
     assert outcome.code == 0, outcome.err

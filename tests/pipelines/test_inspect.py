@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -132,9 +130,7 @@ def test_a_folder_that_holds_no_data_set(tmp_path):
     assert line == f"{tmp_path / 'none'}: not a prepared data set (no manifest.json)."
 
 
-def test_as_a_process(data):
-    done = subprocess.run(
-        [sys.executable, "-m", "tfdlrm.pipelines.inspect", str(data), "--rows", "100"], capture_output=True, text=True
-    )
-    assert done.returncode == 0
-    assert "Embedding tables" in done.stdout
+def test_as_a_process(data, forks):
+    process = forks.start("-m", "tfdlrm.pipelines.inspect", data, "--rows", 100)
+    assert process.wait() == 0, process.output
+    assert "Embedding tables" in process.output

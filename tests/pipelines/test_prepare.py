@@ -20,7 +20,13 @@ from tfdlrm.data.planted import write_planted
 from tfdlrm.pipelines.prepare import main
 from tfdlrm.spec.published import RECIPES
 
-COMMAND = [sys.executable, "-m", "tfdlrm.pipelines.prepare"]
+MODULE = "tfdlrm.pipelines.prepare"
+# A limit on the size of files is what a process can have of a full disk.
+LIMITED = f"""
+import resource, runpy
+resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+runpy.run_module("{MODULE}", run_name="__main__", alter_sys=True)
+"""
 
 
 @pytest.fixture
@@ -48,22 +54,21 @@ def test_run_by_name_and_again(raw, tmp_path):
     assert Manifest.load(out).spec.tables[0].embedding_dim == 8
 
 
-def test_an_interrupted_run_names_the_command_that_goes_on(tmp_path):
+def test_an_interrupted_run_names_the_command_that_goes_on(tmp_path, forks):
     raw, out = tmp_path / "planted rows.txt", tmp_path / "out"
-    write_planted(raw, 300_000)
+    write_planted(raw, 60_000)
     argv = ["run", "--recipe", "tfdlrm", "--raw", str(raw), "--out", str(out), "--overwrite"]
-    process = subprocess.Popen([*COMMAND, *argv], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = forks.start("-m", MODULE, *argv)
     survey = tmp_path / "out.partial" / "survey.json"
     while not survey.exists() and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    err = process.communicate()[1]
-    assert process.returncode == 130
-    said = err.splitlines()[-1].removeprefix("tfdlrm: interrupted. What is done is kept; to go on: ")
+    assert process.wait() == 130, process.output
+    said = process.output.splitlines()[-1].removeprefix("tfdlrm: interrupted. What is done is kept; to go on: ")
     assert shlex.split(said)[-len(argv) :] == argv
     done = subprocess.run(said, shell=True, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "an earlier run was broken off" in done.stdout
-    assert Manifest.load(out).splits["train"].rows > 200_000
+    assert Manifest.load(out).splits["train"].rows > 40_000
 
 
 def test_run_by_file(raw, tmp_path):
@@ -154,19 +159,16 @@ def test_diff_names_what_it_does_not_compare(raw, tmp_path):
     assert json.loads(found.read_text())["bags"] == {"C2": [3, 4]}
 
 
-def test_diff_keeps_nothing_in_the_folder_it_is_given(raw, tmp_path, monkeypatch):
+def test_diff_keeps_nothing_in_the_folder_it_is_given(raw, tmp_path, monkeypatch, forks):
     folder = tmp_path / "scratch"
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
     monkeypatch.setattr(tempfile, "tempdir", None)
     assert call(main, "diff", "fb", "tfm", "--raw", raw, "--folder", folder).code == 0
     assert list(folder.iterdir()) == []
-    # A limit on the size of files is what a process can have of a full disk.
-    limited = ["bash", "-c", 'ulimit -f 8; exec "$@"', "-", *COMMAND]
-    argv = ["diff", "fb", "tfm", "--raw", str(raw), "--folder", str(folder)]
-    done = subprocess.run([*limited, *argv], cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == (
+    done = forks.start("-c", LIMITED, "diff", "fb", "tfm", "--raw", raw, "--folder", folder)
+    assert done.wait() == 2, done.output
+    assert done.output == (
         f"tfdlrm: {folder}: the disk is full. Nothing is kept: free some space, or name a folder on another disk "
         "with --folder.\n"
     )

@@ -1,4 +1,4 @@
-"""Somebody's own CSV: header, quotes, a multi-hot column, a side table, weights, a split by the hash of a key."""
+"""Somebody's own CSV: header, quotes, bags expanded and weighted, a side table, weights, a split by a key's hash."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 from tests.pipelines.small_runs import Outcome, call, write_recipe
 from tfdlrm.data.encoder import FeatureEncoder
+from tfdlrm.data.manifest import Manifest
 from tfdlrm.pipelines import tabular
 from tfdlrm.pipelines.cli import recipe
 
@@ -32,14 +33,15 @@ def write_shop(folder: Path) -> None:
         file.writelines(f"{user};{age};é\n" for user, age in ages.items() if user not in UNKNOWN)
     with (folder / "visits.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["user", "price", "city", "tags", "score", "importance"])
+        writer.writerow(["user", "price", "city", "tags", "weight_of_tags", "score", "importance"])
         for _ in range(ROWS):
             user, city, price = f"u{rng.integers(200)}", rng.choice(CITIES), rng.gamma(2.0, 10.0)
             tags = [tag for tag in TAGS if rng.random() < 0.4]
             score = 2.6 + ("sale" in tags) + 0.8 * (ages[user] == "old") - 0.02 * price + rng.normal(0, 0.8)
             shown = "" if rng.random() < 0.1 else f"{price:.2f}"
             weight = f"{rng.uniform(0.5, 2):.3f}"
-            writer.writerow([user, shown, city, ";".join(tags), int(np.clip(round(score), 1, 5)), weight])
+            weights = ";".join(f"{rng.random():.3f}" for _ in tags)
+            writer.writerow([user, shown, city, ";".join(tags), weights, int(np.clip(round(score), 1, 5)), weight])
 
 
 def shop_recipe(folder: Path) -> Path:
@@ -52,8 +54,9 @@ def shop_recipe(folder: Path) -> Path:
             "format": {**rows, "side_tables": [{**users, "encoding": "latin-1"}]},
             "dense": [{"name": "price", "transform": "standardize"}],
             "sparse": [
-                *({"name": name} for name in ("user", "city", "age")),
-                {"name": "tags", "separator": ";", "hotness": 4, "combiner": "mean"},
+                {"name": "user", "hotness": 4, "expand": {"distribution": "pareto"}},
+                *({"name": name} for name in ("city", "age")),
+                {"name": "tags", "separator": ";", "hotness": 3, "combiner": "mean", "weights": "weight_of_tags"},
             ],
             "coding": {"value": "string", "min_count": 2},
             "split": {"by": "hash", "key": "user", "fractions": [0.7, 0.15, 0.15]},
@@ -119,11 +122,18 @@ def test_encoder_reads_quotes_bags_and_the_side_table(shop: tuple[Path, Outcome]
     assert 0.05 < shares["price"]["missing"] < 0.15
 
 
+def test_a_served_row_is_expanded_and_weighted_as_in_training(shop: tuple[Path, Outcome]) -> None:
+    spec = Manifest.load(shop[0] / "run" / "data").spec
+    bags = {feature.name: (feature.hotness, feature.weighted) for feature in spec.sparse}
+    assert (bags["user"], bags["tags"]) == ((4, False), (3, True))
+    assert {"HTTP by columns", "HTTP by rows"} < set(metrics(shop)["verify"]["differences"])
+
+
 def test_request_holds_a_row_as_it_must_be_asked(shop: tuple[Path, Outcome]) -> None:
     curl = shop[1].out.splitlines()[-1]
     assert curl.startswith("  curl -d ")
     (row,) = json.loads((shop[0] / "run" / "report" / "request.json").read_text())["instances"]
-    assert set(row) == {"price", "user", "city", "age", "tags"}
+    assert set(row) == {"price", "user", "city", "age", "tags", "weight_of_tags"}
     assert isinstance(row["price"], float) and row["city"] in CITIES
     assert math.isnan(row["price"]) or row["price"] > 0
 

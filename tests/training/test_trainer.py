@@ -108,13 +108,20 @@ def test_training_learns_and_reports(tmp_path):
     )
 
 
-@pytest.mark.parametrize("stop_at", [4, 11, 15])
-def test_a_run_cut_anywhere_ends_as_if_it_had_not_been(tmp_path, stop_at):
-    """Rounds of 4 steps, 11 steps an epoch: cuts inside an epoch and at its end."""
+@pytest.fixture(scope="module")
+def uncut(tmp_path_factory):
+    """Return settings, rows, the trained model and the checkpoints of a run that was not cut."""
     rows, settings = Rows(), config(checkpoint_steps=4, keep_checkpoints=100)
-    whole = fresh(settings)
-    train(whole, settings, rows, tmp_path / "whole", lambda: rows.batches(0, 0))
-    kept = [p for p in checkpoints(tmp_path / "whole") if int(p.name[5:]) <= stop_at]
+    whole, folder = fresh(settings), tmp_path_factory.mktemp("whole")
+    train(whole, settings, rows, folder, lambda: rows.batches(0, 0))
+    return settings, rows, whole, checkpoints(folder)
+
+
+@pytest.mark.parametrize("stop_at", [4, 11, 15])
+def test_a_run_cut_anywhere_ends_as_if_it_had_not_been(uncut, tmp_path, stop_at):
+    """Rounds of 4 steps, 11 steps an epoch: cuts inside an epoch and at its end."""
+    settings, rows, whole, written = uncut
+    kept = [p for p in written if int(p.name[5:]) <= stop_at]
     (tmp_path / "cut").mkdir()
     for path in kept:
         shutil.copytree(path, tmp_path / "cut" / path.name)

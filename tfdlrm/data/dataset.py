@@ -267,6 +267,10 @@ class _Order:
             first_row = tf.where(tf.equal(epoch, start_epoch), tf.constant(start_step * self.batch_size, tf.int64), 0)
             return self.epoch(epoch, first_row)
 
+        if end == start_epoch + 1:
+            # Its order is found here and now: a graph for it would double the time until the first batch.
+            with tf.device("/CPU:0"):
+                return from_start(tf.constant(start_epoch, tf.int64))
         return tf.data.Dataset.range(start_epoch, tf.int64.max if end is None else end).flat_map(from_start)
 
     @tf.autograph.experimental.do_not_convert

@@ -46,6 +46,7 @@ def work(run: Run) -> dict[str, Any]:
 
 
 def _verify(run: Run, exported: Mapping[str, Any], path: Path, tolerance: float) -> dict[str, Any]:
+    _refuse_other_model(run, exported)
     split = run.held_out() or "train"
     with ExitStack() as stack:
         # A server loads the newest version of a folder; here it shall be this one, whatever has come since.
@@ -58,7 +59,7 @@ def _verify(run: Run, exported: Mapping[str, Any], path: Path, tolerance: float)
         arrays = {n: np.array(v, object if isinstance(v[0], str) else np.float32) for n, v in columns.items()}
         encoded = {name: values.numpy() for name, values in run.encoder.encode(_tensors(arrays)).items()}
         _refuse_skew(run, split, encoded)
-        expected = _predicted(run, encoded, exported)
+        expected = _predicted(run, encoded)
         reloaded = verify(path, arrays, expected, tolerance, ids=_used(run, encoded), batch_size=_BATCH)
         with PredictClient(server.url, exported["model_name"], version=exported["version"], timeout=300) as client:
             server.wait_until_ready(client)
@@ -112,9 +113,8 @@ def _refuse_skew(run: Run, split: str, encoded: Mapping[str, npt.NDArray[Any]]) 
             )
 
 
-def _predicted(
-    run: Run, encoded: Mapping[str, npt.NDArray[Any]], exported: Mapping[str, Any]
-) -> npt.NDArray[np.float32]:
+def _refuse_other_model(run: Run, exported: Mapping[str, Any]) -> None:
+    """Raise where what was exported is not what would be exported now."""
     weights = run.weights()[run.chosen_weights()]
     if weights.name != f"step-{exported['step']:010d}":
         raise DataError(f"{run.work_dir.path}: other weights were exported. Run the stage `export` again.")
@@ -122,6 +122,9 @@ def _predicted(
         raise DataError(
             f"{run.work_dir.path}: exported with another `export.correct_sampling`. Run the stage `export` again."
         )
+
+
+def _predicted(run: Run, encoded: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
     model = run.trained_model()
     score = tf.function(probability_function(model, run.config.logit_shift), reduce_retracing=True, autograph=False)
     with serving_rows(model, run.untouched_rows):
