@@ -29,7 +29,7 @@ class PartialData:
 
     Attributes:
         folder: The same.
-        out: What becomes the finished folder.
+        out: What becomes the finished folder; a file may take its place.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -66,7 +66,7 @@ def partial_data(directory: Path, identity: Mapping[str, Any]) -> Iterator[Parti
     starts anew. An error of the data or of the settings removes it; a `MachineError` does not.
 
     Args:
-        directory: Final name; its parents are made.
+        directory: Final name, of a folder or a file; its parents are made.
         identity: All that the result depends on, ready for JSON.
 
     Yields:
@@ -179,7 +179,7 @@ def _lock(directory: Path) -> Iterator[None]:
                 raise BlockingIOError  # who held the lock is just removing it
         except BlockingIOError:
             raise ConfigError(
-                f"{directory}: another process is preparing it. Wait for it, or choose another directory."
+                f"{directory}: another process is preparing it. Wait for it, or choose another name."
             ) from None
         try:
             yield

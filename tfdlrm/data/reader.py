@@ -90,6 +90,8 @@ class RawReader:
         max_bad_share: Largest share of rows that may be bad. Defaults to 0: the first bad row raises.
         bad_rows_file: Where bad rows are set aside; see `BadRows`.
         chunk_bytes: Bytes of text per chunk. Defaults to 16 MiB, some 70,000 rows of Criteo.
+        labelled: Whether label and weight of a row are read. Without, chunks have neither, and files need not have
+            their columns; a header may name any columns in any order, the same in all files. Defaults to `True`.
 
     Attributes:
         bad: The bad rows of the last pass.
@@ -119,6 +121,7 @@ class RawReader:
         max_bad_share: float = 0.0,
         bad_rows_file: Path | None = None,
         chunk_bytes: int = CHUNK_BYTES,
+        labelled: bool = True,
     ) -> None:
         if not paths:
             raise ConfigError("`raw` must name at least one file. Received: none.")
@@ -134,6 +137,7 @@ class RawReader:
         self._max_bad_share = max_bad_share
         self._bad_rows_file = bad_rows_file
         self._chunk_bytes = chunk_bytes
+        self._labelled = labelled
         # Every file is opened now, so that a missing one is not found out hours later.
         headers = [self._first_line(path) for path in self.paths]
         self.names = self._names(headers)
@@ -278,15 +282,29 @@ class RawReader:
     def _names(self, first_lines: Sequence[bytes]) -> tuple[str, ...]:
         names = self._format.columns
         if not self._format.header:
-            return names
+            return names if self._labelled else self._without_label(first_lines[0])
+        if not self._labelled:
+            names = ()
         for path, line in zip(self.paths, first_lines, strict=True):
-            try:
-                found = tuple(split_line(line, self._format.delimiter, self._format.quote))
-            except UnicodeDecodeError:
-                raise DataError(f"{path}:1: {Problem('not UTF-8 text')}") from None
+            found = self._fields(path, line)
             check_header(path, found, names)
             names = found
         return names
+
+    def _without_label(self, first_line: bytes) -> tuple[str, ...]:
+        """Return the columns of files without a header, which may have left out what is not read."""
+        names, fields = self._format.columns, len(self._fields(self.paths[0], first_line))
+        for absent in ({self._format.label_rule.column}, {self._format.label_rule.column, self._format.weight}):
+            kept = tuple(name for name in names if name not in absent)
+            if fields == len(kept) < len(names):
+                return kept
+        return names
+
+    def _fields(self, path: RawPath, line: bytes) -> tuple[str, ...]:
+        try:
+            return tuple(split_line(line, self._format.delimiter, self._format.quote))
+        except UnicodeDecodeError:
+            raise DataError(f"{path}:1: {Problem('not UTF-8 text')}") from None
 
     def _plan(
         self,
@@ -301,6 +319,8 @@ class RawReader:
         """Decide which column is read from where and as what, and what the output holds."""
         rule, weight = self._format.label_rule, self._format.weight
         special = {"label": rule.column, "weight": weight} if weight else {"label": rule.column}
+        if not self._labelled:
+            special = {}
         for name in (*dense, *strings, *keys):
             if name in special:
                 raise ConfigError(f"a feature must not read column `{name}`: the name stands for the {name} of a row.")
@@ -308,14 +328,18 @@ class RawReader:
                 raise ConfigError(f"column `{name}` must not be read both as a number and as text.")
         sides = [SideFile(table) for table in self._format.side_tables]
         joined_by = [table.key for table in self._format.side_tables]
-        numbers = [*dense, *([rule.column] if label_is_number(rule) else []), *([weight] if weight else [])]
-        texts = [*strings, *extra, *joined_by, *([] if label_is_number(rule) else [rule.column])]
+        numbers, texts = list(dense), [*strings, *extra, *joined_by]
+        if "label" in special:
+            (numbers if label_is_number(rule) else texts).append(rule.column)
+        if "weight" in special:
+            numbers.append(special["weight"])
         origin = {name: self._origin(name, sides, joined_by) for name in (*numbers, *texts, *keys)}
         for what, column in (*special.items(), *(("keys", name) for name in keys)):
             if origin[column] is not None:
                 raise ConfigError(f"`{what}` must be a column of the raw rows. Received: `{column}` of a side table.")
 
-        checks: list[Check] = [label_check(rule), *([sample_weight(weight)] if weight else [])]
+        checks: list[Check] = [label_check(rule)] if "label" in special else []
+        checks += [sample_weight(special["weight"])] if "weight" in special else []
         checks += [check(name) for name in dense if origin[name] is None for check in (readable, finite)]
         checks += [hexadecimal(name, sep) for name, sep in hex_columns.items() if origin[name] is None]
         checks += [hexadecimal(name, None) for name in keys]
@@ -332,8 +356,8 @@ class RawReader:
             there = {name for name, source in origin.items() if source == i}
             side.load(sorted(there & set(numbers)), sorted(there & set(texts)), hex_columns)
         self._sides = sides
-        self._output = [label_value(rule).alias("label")]
-        self._output += [number(weight).cast(pl.Float32).alias("weight")] if weight else []
+        self._output = [label_value(rule).alias("label")] if "label" in special else []
+        self._output += [number(special["weight"]).cast(pl.Float32).alias("weight")] if "weight" in special else []
         self._output += [number(name).alias(name) for name in dense] + [text(name).alias(name) for name in strings]
         for name in keys:
             self._output += [key(name).alias(name), missing_key(name).alias(f"missing:{name}")]

@@ -1,0 +1,188 @@
+"""Scores of the rows of files: by an exported version here, by a server, and after a run that was killed."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+import pytest
+
+from tests.pipelines.small_runs import call, refusal, write_recipe
+from tfdlrm.data.planted import write_planted
+from tfdlrm.pipelines import criteo
+from tfdlrm.pipelines.local_server import LocalServer
+from tfdlrm.pipelines.score import main
+from tfdlrm.serving import PredictClient
+from tfdlrm.spec.criteo import COLUMNS
+
+ROOT = Path(__file__).parents[2]
+ROWS = 1500
+
+
+class Model(NamedTuple):
+    base: Path
+    raw: Path
+    expected: np.ndarray
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A small trained model, raw rows, and what plain TensorFlow answers to them."""
+    import tensorflow as tf
+
+    folder = tmp_path_factory.mktemp("scored")
+    recipe = write_recipe(folder, train={"epochs": 1})
+    done = call(criteo.main, "--config", recipe, "--work-dir", folder / "run", "--stages", "prepare,train,export")
+    assert done.code == 0, done
+    raw = folder / "rows.tsv"
+    write_planted(raw, ROWS, seed=9)
+    base = folder / "models" / "small"
+    signature = tf.saved_model.load(str(base / "1")).signatures["serving_default"]
+    fields = [line.split("\t") for line in raw.read_text().splitlines()]
+    inputs = {}
+    for index, name in enumerate(COLUMNS[1:], 1):
+        values = [row[index] for row in fields]
+        if name.startswith("I"):
+            inputs[name] = tf.constant([float(value or "nan") for value in values])
+        else:
+            inputs[name] = tf.constant(values)
+    return Model(base, raw, signature(**inputs)["probability"].numpy()[:, 0])
+
+
+def score(*argv: object) -> str:
+    outcome = call(main, *argv)
+    assert outcome.code == 0, outcome
+    return outcome.out
+
+
+def scores(path: Path) -> np.ndarray:
+    found = pl.read_parquet(path)
+    assert found["row"].to_list() == list(range(found.height))
+    return found["probability"].to_numpy()
+
+
+def test_every_row_gets_the_models_answer(model: Model, tmp_path: Path) -> None:
+    out = tmp_path / "scores.parquet"
+    said = score("--in", model.raw, "--out", out, "--model", model.base, "--batch-size", 400, "--json", tmp_path / "j")
+    np.testing.assert_allclose(scores(out), model.expected, rtol=0, atol=2e-7)
+    assert pl.read_parquet(out).schema == {"row": pl.UInt64, "probability": pl.Float32}
+    assert f"1,500 rows in {out}" in said
+    figures = json.loads((tmp_path / "j").read_text())
+    assert (figures["rows"], figures["resumed_rows"]) == (ROWS, 0)
+    assert figures["means"]["probability"] == pytest.approx(model.expected.mean(), abs=1e-6)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["j", "scores.parquet"]
+
+
+def test_rows_without_a_label_packed_with_a_header_or_as_parquet(model: Model, tmp_path: Path) -> None:
+    lines = model.raw.read_text().splitlines()
+    bare = tmp_path / "bare.tsv"
+    bare.write_text("".join(line.partition("\t")[2] + "\n" for line in lines))
+    packed = tmp_path / "packed.tsv.gz"
+    packed.write_bytes(gzip.compress(model.raw.read_bytes()))
+    frame = pl.read_csv(bare, separator="\t", has_header=False, new_columns=list(COLUMNS[1:]), infer_schema=False)
+    headed = tmp_path / "headed.csv"
+    frame.select(*reversed(frame.columns), pl.lit("x").alias("more")).write_csv(headed)
+    table = tmp_path / "rows.parquet"
+    frame.with_columns(pl.col(f"I{i}").cast(pl.Int64) for i in range(1, 14)).write_parquet(table)
+    for name, more in {bare: [], packed: [], headed: ["--header", "--delimiter", ","], table: []}.items():
+        out = tmp_path / f"{name.name}.parquet"
+        score("--in", name, "--out", out, "--model", model.base / "1", *more)
+        np.testing.assert_allclose(scores(out), model.expected, rtol=0, atol=2e-7, err_msg=str(name))
+
+
+def test_columns_carried_along_and_text_out(model: Model, tmp_path: Path) -> None:
+    out = tmp_path / "scores.csv"
+    score("--in", model.raw, model.raw, "--out", out, "--model", model.base, "--keep", "label, C3")
+    found = pl.read_csv(out, schema_overrides={"C3": pl.String}, missing_utf8_is_empty_string=True)
+    assert found.columns == ["row", "label", "C3", "probability"]
+    fields = [line.split("\t") for line in model.raw.read_text().splitlines()]
+    assert found["C3"].to_list() == [row[COLUMNS.index("C3")] for row in fields] * 2
+    assert found["label"].to_list() == [int(row[0]) for row in fields] * 2
+    np.testing.assert_allclose(found["probability"].to_numpy(), np.tile(model.expected, 2), rtol=0, atol=1e-6)
+
+
+def test_a_server_is_asked(model: Model, tmp_path: Path) -> None:
+    out = tmp_path / "scores.parquet"
+    with LocalServer("ctr", model.base, tmp_path / "log.txt") as server:
+        with PredictClient(server.url, "ctr") as client:
+            server.wait_until_ready(client)
+        where = ["--url", server.url, "--in", model.raw]
+        stated = ["--config", ROOT / "pipelines" / "demo.toml"]
+        said = score(*where, *stated, "--model", "ctr", "--out", out, "--batch-size", 300)
+        assert f"{server.url}, model ctr, version 1" in said
+        np.testing.assert_allclose(scores(out), model.expected, rtol=0, atol=2e-7)
+        refused = refusal(*where, "--model", "nobody", "--out", tmp_path / "o.csv", main=main)
+        assert "404" in refused and "nobody" in refused
+        refused = refusal(
+            *where, "--model", "ctr", "--signature", "serve_ids", "--out", tmp_path / "o.csv", main=main
+        )
+        assert "must take raw columns" in refused
+    refused = refusal(*where, "--model", "ctr", "--out", tmp_path / "o.csv", main=main)
+    assert "cannot be reached" in refused
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.txt", "scores.parquet"]
+
+
+def test_a_killed_run_goes_on_where_it_was(model: Model, tmp_path: Path) -> None:
+    files = []
+    for number in range(40):
+        files.append(tmp_path / f"rows{number}.tsv")
+        files[-1].write_bytes(model.raw.read_bytes())
+    out = tmp_path / "scores.parquet"
+    argv = ["--in", *files, "--out", out, "--model", model.base, "--batch-size", "64", "--threads", "1"]
+    parts = tmp_path / "scores.parquet.partial" / "parts"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tfdlrm.pipelines.score", *map(str, argv)],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while len(list(parts.glob("[0-9]*.parquet"))) < 3:
+            assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+            time.sleep(0.005)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert not out.exists()
+    said = score(*argv, "--json", tmp_path / "json")
+    resumed = json.loads((tmp_path / "json").read_text())["resumed_rows"]
+    assert 3 * ROWS <= resumed < 40 * ROWS and resumed % ROWS == 0
+    assert f"{resumed:,} of them by an earlier run" in said
+    np.testing.assert_allclose(scores(out), np.tile(model.expected, 40), rtol=0, atol=2e-7)
+    assert not parts.parent.exists()
+
+
+def test_what_cannot_be_scored_is_one_line(model: Model, tmp_path: Path) -> None:
+    out, given = tmp_path / "scores.parquet", ["--model", model.base]
+    assert "no such file" in refusal("--in", tmp_path / "none.tsv", "--out", out, *given, main=main)
+    assert "must end in one of" in refusal("--in", model.raw, "--out", tmp_path / "scores.txt", *given, main=main)
+    refused = refusal("--in", model.raw, "--out", out, "--model", tmp_path, main=main)
+    assert "no exported model, nor a folder of versions" in refused
+    refused = refusal("--in", model.raw, "--out", out, *given, "--signature", "nothing", main=main)
+    assert '"nothing" not found' in refused
+    bad = tmp_path / "bad.tsv"
+    lines = model.raw.read_text().splitlines()
+    lines[6] = lines[6].replace("\t", "\tmany", 1)
+    bad.write_text("\n".join(lines) + "\n")
+    assert f"{bad}:7" in refusal("--in", bad, "--out", out, *given, main=main)
+    table = tmp_path / "rows.parquet"
+    pl.DataFrame({"I1": [1.0]}).write_parquet(table)
+    assert "no column `I2`" in refusal("--in", table, "--out", out, *given, main=main)
+    assert "of one kind" in refusal("--in", table, model.raw, "--out", out, *given, main=main)
+    out.write_text("mine")
+    assert "--overwrite replaces it" in refusal("--in", model.raw, "--out", out, *given, main=main)
+    assert out.read_text() == "mine"
+    score("--in", model.raw, "--out", out, *given, "--overwrite")
+    assert scores(out).size == ROWS
+    assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
