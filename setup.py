@@ -47,7 +47,9 @@ CORE = [
 EXTRAS = {
     "serving": [
         "fastapi>=0.115,<1",
+        "grpcio>=1.70,<2",
         "httpx>=0.27,<1",
+        "prometheus-client>=0.21,<1",
         "tensorflow-serving-api~=2.21.0",
         "uvicorn>=0.30,<1",
     ],
@@ -57,7 +59,7 @@ EXTRAS = {
     ],
     "beam": ["apache-beam>=2.77,<3"],
     "gpu": ["tensorflow[and-cuda]~=2.21.0"],
-    "onnx": ["onnxruntime>=1.20,<2", "tf2onnx>=1.16,<2"],
+    "onnx": ["onnx>=1.17,<2", "onnxruntime>=1.20,<2", "tf2onnx>=1.17,<2"],
     "docs": ["mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.26,<2"],
     "dev": [
         "dill>=0.3.8,<1",  # tfds.testing imports it without asking for it
@@ -65,12 +67,14 @@ EXTRAS = {
         "jsonschema>=4.23,<5",
         "kubernetes-validate>=1.31,<2",  # Kubernetes' schemas, for the manifests
         "mypy>=1.13,<3",
+        "pandas>=2.2,<4",  # a client takes its frames
         "pre-commit>=4,<5",
         "pytest>=8,<10",
         "pytest-timeout>=2.3,<3",
         "pytest-xdist>=3.6,<4",
         "pyyaml>=6,<7",
         "ruff>=0.9,<1",
+        "schemathesis>=4,<5",
         "setuptools>=77",  # builds the editable install without a download
     ],
 }
