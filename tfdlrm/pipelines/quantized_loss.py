@@ -41,8 +41,9 @@ def judge_tables(run: Run, model: keras.Model, forms: Iterable[TableForm]) -> di
         for form in dict.fromkeys(("float32", *forms)):
             with quantized_tables(model, form) as size:
                 # Traced anew: a graph reads the tables that it was traced with.
-                score = Scorer(model, run.config.logit_shift)
-                labels, scores, weight = score(run.batches(split), bar(f"score {form}", rows))
+                batches = run.batches(split)
+                score = Scorer(model, run.config.logit_shift, batches.element_spec[0])
+                labels, scores, weight = score(batches, bar(f"score {form}", rows))
             metrics = evaluate_binary(labels, scores, weights_of_all_rows(labels, weight, run.config.logit_shift))
             own = judged.setdefault("float32", {**metrics.as_dict(), "scores": scores})
             differences = np.abs(scores.astype(np.float64) - own["scores"])

@@ -10,7 +10,7 @@ from tfdlrm.report.plots import COLOURS, new_figure, png_of
 
 Judged = Mapping[str, Any]
 
-_COLUMNS = ["tables", "bytes", "of float32", "AUC", "AUC loss", "log loss", "added", "NE", "calibration"]
+_COLUMNS = ["tables", "bytes", "ratio", "AUC", "AUC loss", "log loss", "NE", "calibration", "max |dp|", "mean |dp|"]
 _MIB = 2**20
 
 
@@ -27,7 +27,6 @@ def quantized_table(judged: Judged) -> Table:
                     ("auc", ".5f"),
                     ("auc_loss", ".6f"),
                     ("log_loss", ".5f"),
-                    ("log_loss_added", ".6f"),
                     ("normalized_entropy", ".4f"),
                     ("calibration", ".4f"),
                     ("difference_max", ".1e"),
@@ -38,7 +37,7 @@ def quantized_table(judged: Judged) -> Table:
         for form, found in judged["forms"].items()
     ]
     caption = f"Embedding tables as stored when served, judged on {judged['rows']:,} {judged['split']} rows"
-    return Table(caption, [*_COLUMNS, "probability off by at most", "on average"], rows)
+    return Table(f"{caption}; dp: difference of a probability", _COLUMNS, rows)
 
 
 def quantized_plot(judged: Judged) -> bytes:
