@@ -16,11 +16,12 @@ from tfdlrm import __version__
 from tfdlrm.data.encoder import FeatureEncoder
 from tfdlrm.data.transforms import DenseStats
 from tfdlrm.export.input_names import input_names, rename_inputs
+from tfdlrm.export.quantized import quantized_tables
 from tfdlrm.export.serving_rows import UntouchedRows, checked_rows, serving_rows
 from tfdlrm.export.signatures import RAW, out_of_vocabulary_rows, signatures
 from tfdlrm.export.versions import publish_version
 from tfdlrm.spec.coding import Encoding, TableCoding
-from tfdlrm.spec.config import RunConfig
+from tfdlrm.spec.config import RunConfig, TableForm
 from tfdlrm.spec.errors import ConfigError, DataError
 from tfdlrm.spec.features import FeatureSpec
 from tfdlrm.spec.frozen import Frozen
@@ -47,6 +48,7 @@ class ExportRecord(Frozen):
         vocabulary_version: Version of the encoder's vocabularies; those of a run that went on from another have its
             version and 1.
         vocabulary_parent: SHA-256 of that run's `encoder.json`.
+        tables: How embedding tables are stored; see `tfdlrm.export.quantized`.
         config: Configuration of the run that trained it, if one did.
     """
 
@@ -61,6 +63,7 @@ class ExportRecord(Frozen):
     logit_shift: float = 0.0
     vocabulary_version: int = 1
     vocabulary_parent: str | None = None
+    tables: TableForm = "float32"
     config: RunConfig | None
 
 
@@ -74,6 +77,7 @@ def export_model(
     oov_rows: Mapping[str, int] | None = None,
     logit_shift: float = 0.0,
     vocabulary: tuple[int, str | None] = (1, None),
+    tables: TableForm = "float32",
     config: RunConfig | None = None,
     extra_assets: Mapping[str, Path] | None = None,
 ) -> Path:
@@ -95,6 +99,8 @@ def export_model(
             was left out of training. Defaults to 0.
         vocabulary: Version of the encoder's vocabularies, and the SHA-256 of the `encoder.json` that they grew from.
             Defaults to the first.
+        tables: How embedding tables are stored; see `quantized_tables`, inside which the model predicts what the export
+            answers. Defaults to `"float32"`, as the model stores them.
         config: Configuration of the run, kept in `assets.extra/tfdlrm.json`.
         extra_assets: Files to copy into `assets.extra`, by the relative path they get there.
 
@@ -106,15 +112,15 @@ def export_model(
             not finite.
         ConfigError: the version is taken, the name of an asset is no relative path of its own, or a table's coding has
             no row for values it has not seen.
-        DataError: an asset is no file.
+        DataError: an asset is no file, or a table that is to be stored in fewer bytes holds a value that is not finite.
     """
     assets = _checked_assets(extra_assets or {})
-    record = _record(model, encoder, untouched_rows or {}, oov_rows, logit_shift, vocabulary, config)
+    record = _record(model, encoder, untouched_rows or {}, oov_rows, logit_shift, vocabulary, tables, config)
 
     def write(directory: Path) -> None:
-        functions = signatures(model, encoder, record.oov_rows, record.logit_shift)
-        root = _saved_objects(encoder, functions.values())
-        with serving_rows(model, record.untouched_rows), _quiet_saving():
+        with serving_rows(model, record.untouched_rows), quantized_tables(model, tables), _quiet_saving():
+            functions = signatures(model, encoder, record.oov_rows, record.logit_shift)
+            root = _saved_objects(encoder, functions.values())
             tf.saved_model.save(root, str(directory), signatures=functions)
         if encoder is not None:
             rename_inputs(directory, RAW, input_names(encoder.raw_signature()))
@@ -134,6 +140,7 @@ def _record(
     oov_rows: Mapping[str, int] | None,
     logit_shift: float,
     vocabulary: tuple[int, str | None],
+    tables: TableForm,
     config: RunConfig | None,
 ) -> ExportRecord:
     if (oov_rows is None) != (encoder is not None):
@@ -154,6 +161,7 @@ def _record(
         logit_shift=logit_shift,
         vocabulary_version=vocabulary[0],
         vocabulary_parent=vocabulary[1],
+        tables=tables,
         config=config,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -108,6 +108,8 @@ class EmbeddingCollection(keras.layers.Layer):
         self.stacks: list[tf.Variable] = []
         self._stripes: list[int] = []
         self.projections: dict[str, tf.Variable] = {}
+        # What batches are read from instead of `row_stacks`: the same rows in the same order, stored in another way.
+        self.stand_in: Callable[[], Sequence[Any]] | None = None
         self._rows_by_column = np.concatenate(
             [[self.spec.table_of(f).vocabulary_size] * f.hotness for f in self.spec.sparse]
         )
@@ -154,10 +156,10 @@ class EmbeddingCollection(keras.layers.Layer):
                 with self._placement.on(server):
                     self.stacks.append(self.add_weight(f"{name}_stripe_{number}", size, dtype, initializer))
             self._stripes.append(len(servers))
-        return self._striped()[-1]
+        return self.row_stacks()[-1]
 
-    def _striped(self) -> list[StripedRows]:
-        """Return the rows of each stack of the plan, then those of pooling weights."""
+    def row_stacks(self) -> list[StripedRows]:
+        """Return the rows of each stack of the plan, then those of the pooling weights of the stacks that have any."""
         ends = np.cumsum(self._stripes)
         remote = self._placement is not None
         return [
@@ -173,7 +175,7 @@ class EmbeddingCollection(keras.layers.Layer):
         rows = self._lookups(ids, present, padded)
         pooled: list[tf.Tensor] = []
         squares = []
-        striped = self._striped()
+        striped = self.row_stacks() if self.stand_in is None else self.stand_in()
         pooling_weights = iter(striped[len(self.plan) :])
         for index, (stack, stack_rows) in enumerate(zip(self.plan, striped, strict=False)):
             vectors = stack_rows.look_up(take_columns(rows, self._lookups.of_stack[index]))
@@ -313,7 +315,7 @@ class EmbeddingCollection(keras.layers.Layer):
         first = 0 if part != POOLING_WEIGHT else len(self.plan)
         rows, stack = next(
             (rows, stack)
-            for rows, stack in zip(self._striped()[first:], holders, strict=False)
+            for rows, stack in zip(self.row_stacks()[first:], holders, strict=False)
             if (name, part) in stack.first_rows
         )
         return StoredTable(number, part, rows, stack.first_rows[name, part], parts[part].rows)

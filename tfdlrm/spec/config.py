@@ -21,6 +21,9 @@ from tfdlrm.spec.overrides import apply_override, resolve_recipe
 from tfdlrm.spec.raw import CRITEO_FORMAT, RawFormat, Split
 from tfdlrm.spec.train_config import TrainConfig
 
+TableForm = Literal["float32", "float16", "int8", "int4"]
+"""How an exported model stores its tables; `"float32"`: as the trained one does."""
+
 
 class SparseColumn(Frozen):
     """One categorical feature of a recipe.
@@ -133,7 +136,10 @@ class ExportConfig(Frozen):
         correct_sampling: Where `data.drop_negatives` left rows out, answer and judge probabilities of all rows as they
             were. False: of the rows that are left.
         verify_rows: Rows that the served model is asked about.
-        tolerance: Largest difference allowed from the trained model's probability.
+        tolerance: Largest difference allowed from the trained model's probability; where `tables` is not `"float32"`,
+            from what the trained model answers when it reads such tables.
+        tables: How embedding tables are stored; see `tfdlrm.export.quantized`.
+        max_auc_loss: Most AUC on held-out rows that such tables may cost; beyond, nothing is exported. 1 never refuses.
     """
 
     directory: str = "saved_models"
@@ -142,6 +148,8 @@ class ExportConfig(Frozen):
     correct_sampling: bool = True
     verify_rows: int = Field(default=2048, ge=1)
     tolerance: float = Field(default=1e-5, gt=0)
+    tables: TableForm = "float32"
+    max_auc_loss: float = Field(default=0.001, ge=0, le=1)
 
 
 class RunConfig(Frozen):

@@ -106,10 +106,17 @@ class Scorer:
     Args:
         model: From batches to probabilities.
         logit_shift: As in `probability_function`. Defaults to 0.
+        batch_spec: Specs of a batch, if one trace is to serve batches of all sizes. Defaults to a trace for the first
+            size and one for all others.
     """
 
-    def __init__(self, model: keras.Model, logit_shift: float = 0.0) -> None:
-        self._forward = tf.function(probability_function(model, logit_shift), reduce_retracing=True, autograph=False)
+    def __init__(self, model: keras.Model, logit_shift: float = 0.0, batch_spec: Any = None) -> None:
+        self._forward = tf.function(
+            probability_function(model, logit_shift),
+            input_signature=None if batch_spec is None else [batch_spec],
+            reduce_retracing=True,
+            autograph=False,
+        )
 
     def __call__(self, dataset: tf.data.Dataset, progress: Progress = lambda rows: None) -> Scores:
         """Score a data set of the batch contract.

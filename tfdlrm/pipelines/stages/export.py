@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tfdlrm.export.quantized import quantized_tables
 from tfdlrm.export.saved_model import export_model
+from tfdlrm.export.serving_rows import serving_rows
+from tfdlrm.pipelines.quantized_loss import judge_tables, refuse_loss
 from tfdlrm.pipelines.stages.context import Run
 
 
@@ -15,24 +18,32 @@ def work(run: Run) -> dict[str, Any] | None:
     weights, base = run.chosen_weights(), Path(run.config.export.directory) / run.model_name
     step = int(run.weights()[weights].name.removeprefix("step-"))
     before = run.work_dir.stage("export")
-    noted = {"step": step, "logit_shift": run.config.logit_shift}
+    tables, max_auc_loss = run.config.export.tables, run.config.export.max_auc_loss
+    noted = {"step": step, "logit_shift": run.config.logit_shift, "tables": tables}
+    earlier = {"logit_shift": 0.0, "tables": "float32"}  # of versions written before these were noted
     if (
         before
         and Path(before["path"]).is_dir()
         and Path(before["path"]).parent == base
-        and {"step": before["step"], "logit_shift": before.get("logit_shift", 0.0)} == noted
+        and {name: {**earlier, **before}[name] for name in noted} == noted
     ):
+        refuse_loss(before.get("quantized"), tables, max_auc_loss)
         return None
     model = run.trained_model()
-    path = export_model(
-        model,
-        run.encoder,
-        base,
-        untouched_rows=run.untouched_rows,
-        logit_shift=run.config.logit_shift,
-        vocabulary=(run.manifest.vocabulary_version, run.manifest.vocabulary_parent),
-        config=run.config,
-    )
+    # The rows are those that are served, and are packed once: to be judged, then to be written.
+    with serving_rows(model, run.untouched_rows), quantized_tables(model, tables):
+        quantized = None if tables == "float32" else judge_tables(run, model, [tables])
+        refuse_loss(quantized, tables, max_auc_loss)
+        path = export_model(
+            model,
+            run.encoder,
+            base,
+            untouched_rows=run.untouched_rows,
+            logit_shift=run.config.logit_shift,
+            vocabulary=(run.manifest.vocabulary_version, run.manifest.vocabulary_parent),
+            tables=tables,
+            config=run.config,
+        )
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return {
         "path": str(path),
@@ -41,6 +52,7 @@ def work(run: Run) -> dict[str, Any] | None:
         "weights": weights,
         **noted,
         "bytes": size,
+        **({} if quantized is None else {"quantized": quantized}),
     }
 
 
@@ -48,4 +60,13 @@ def summary(results: Mapping[str, Any]) -> str:
     """Say what was written."""
     shift = results["logit_shift"]
     corrected = f", log-odds corrected by {shift:.4f} for the rows left out" if shift else ""
-    return f"{results['path']}, {results['bytes'] / 2**20:,.1f} MiB, {results['weights']} weights{corrected}"
+    size = f"{results['bytes'] / 2**20:,.1f} MiB"
+    return f"{results['path']}, {size}, {results['weights']} weights{corrected}{_quantized(results)}"
+
+
+def _quantized(results: Mapping[str, Any]) -> str:
+    if "quantized" not in results:
+        return ""
+    found = results["quantized"]["forms"][results["tables"]]
+    loss = "unknown" if found["auc_loss"] is None else f"{found['auc_loss']:.6f}"
+    return f", tables in {results['tables']}: {found['ratio']:.4f} of the bytes of float32, AUC loss {loss}"

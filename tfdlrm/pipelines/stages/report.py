@@ -17,6 +17,7 @@ from tfdlrm.report.curves import reliability_bins, roc_points
 from tfdlrm.report.explanation import sections
 from tfdlrm.report.html import Plot, Section, Table, render
 from tfdlrm.report.plots import learning_curve, reliability_diagram, roc_curves, score_distribution
+from tfdlrm.report.quantized import quantized_table
 from tfdlrm.spec.errors import DataError
 
 PAGE, EXPLANATION = "index.html", "explain.json"
@@ -30,6 +31,8 @@ def work(run: Run) -> dict[str, Any]:
         raise DataError(f"{run.work_dir.path}: nothing to report on. Run the stage `evaluate` first.")
     stages = metrics["stages"]
     results = [table for table in (result_table(metrics), correction_table(metrics)) if table is not None]
+    if "quantized" in stages.get("export", {}):
+        results.append(quantized_table(stages["export"]["quantized"]))
     page_sections = [
         Section("Results", tables=results, plots=_result_plots(run, stages["evaluate"])),
         Section("Training", plots=_training_plots(stages["train"])),

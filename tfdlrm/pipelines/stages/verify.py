@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from tfdlrm.data.dataset import packed_dataset
 from tfdlrm.data.files import write_atomic
+from tfdlrm.export.quantized import quantized_tables
 from tfdlrm.export.serving_rows import serving_rows
 from tfdlrm.export.verify import VerifyError, verify
 from tfdlrm.models.probability import probability_function
@@ -122,12 +123,16 @@ def _refuse_other_model(run: Run, exported: Mapping[str, Any]) -> None:
         raise DataError(
             f"{run.work_dir.path}: exported with another `export.correct_sampling`. Run the stage `export` again."
         )
+    if run.config.export.tables != exported.get("tables", "float32"):
+        raise DataError(f"{run.work_dir.path}: exported with other `export.tables`. Run the stage `export` again.")
 
 
 def _predicted(run: Run, encoded: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
     model = run.trained_model()
     score = tf.function(probability_function(model, run.config.logit_shift), reduce_retracing=True, autograph=False)
-    with serving_rows(model, run.untouched_rows):
+    # Tables in fewer bytes answer otherwise than the model does, by as much as `export` measured; a version must answer
+    # what the model does that reads such tables.
+    with serving_rows(model, run.untouched_rows), quantized_tables(model, run.config.export.tables):
         parts = [
             score({name: tf.constant(values[start : start + _BATCH]) for name, values in encoded.items()})
             for start in range(0, len(encoded["sparse"]), _BATCH)

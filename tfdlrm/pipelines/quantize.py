@@ -1,0 +1,62 @@
+"""`python -m tfdlrm.pipelines.quantize --work-dir RUN`: what tables in float16, int8 and int4 save and cost."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tfdlrm.data.files import write_atomic
+from tfdlrm.pipelines.cli import load_tensorflow, refuse_directories, run_command
+from tfdlrm.pipelines.console import Console
+from tfdlrm.pipelines.table import print_tables
+from tfdlrm.pipelines.work_dir import WorkDir, json_text
+from tfdlrm.report.quantized import quantized_plot, quantized_table
+from tfdlrm.spec.config import load_config
+from tfdlrm.spec.errors import ConfigError
+
+FIGURES, PLOT = "quantized.json", "quantized.png"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command."""
+    parser = argparse.ArgumentParser("python -m tfdlrm.pipelines.quantize", description=__doc__, allow_abbrev=False)
+    add = parser.add_argument
+    add("--work-dir", type=Path, required=True, metavar="RUN", help="work dir of a run that has been trained")
+    add("--json", type=Path, metavar="FILE", help="write the figures as JSON here too")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    args = build_parser().parse_args(argv)
+    return run_command(lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> int:
+    refuse_directories(args.json)
+    work_dir = WorkDir(args.work_dir)
+    if not work_dir.config_file.is_file():
+        raise ConfigError(f"`--work-dir` must be that of a run. Received: {args.work_dir}, without a config.toml.")
+    config = load_config(work_dir.config_file)
+    load_tensorflow()
+    from tfdlrm.pipelines.quantized_loss import judge_tables
+    from tfdlrm.pipelines.stages.context import Run, damage_told
+
+    with work_dir.open(config), damage_told():
+        run = Run(config, work_dir, Console(work_dir.logs / "pipeline.log"))
+        text = json_text(judge_tables(run, run.trained_model(), ("float16", "int8", "int4")))
+        figures = json.loads(text)
+        for file in (work_dir.report / FIGURES, args.json):
+            if file is not None:
+                write_atomic(file, text)
+        write_atomic(work_dir.report / PLOT, quantized_plot(figures))
+        print_tables(quantized_table(figures))
+        print(f"Figures and plot: {work_dir.report}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
