@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -15,8 +15,11 @@ import tf_keras as keras
 from tfdlrm import __version__
 from tfdlrm.data.encoder import FeatureEncoder
 from tfdlrm.data.transforms import DenseStats
-from tfdlrm.export.input_names import input_names, rename_inputs
+from tfdlrm.export.examples_signatures import METHODS
+from tfdlrm.export.input_names import input_names
+from tfdlrm.export.ranking import RANK, ranking_names, refuse_no_columns
 from tfdlrm.export.serving_rows import UntouchedRows, checked_rows, serving_rows
+from tfdlrm.export.signature_file import rewrite_signatures
 from tfdlrm.export.signatures import RAW, out_of_vocabulary_rows, signatures
 from tfdlrm.export.versions import publish_version
 from tfdlrm.spec.coding import Encoding, TableCoding
@@ -47,6 +50,7 @@ class ExportRecord(Frozen):
         vocabulary_version: Version of the encoder's vocabularies; those of a run that went on from another have its
             version and 1.
         vocabulary_parent: SHA-256 of that run's `encoder.json`.
+        rank_candidates: Raw columns that differ by candidate in `rank`; none where there is no such signature.
         config: Configuration of the run that trained it, if one did.
     """
 
@@ -61,6 +65,7 @@ class ExportRecord(Frozen):
     logit_shift: float = 0.0
     vocabulary_version: int = 1
     vocabulary_parent: str | None = None
+    rank_candidates: tuple[str, ...] = ()
     config: RunConfig | None
 
 
@@ -75,13 +80,15 @@ def export_model(
     logit_shift: float = 0.0,
     vocabulary: tuple[int, str | None] = (1, None),
     config: RunConfig | None = None,
+    rank_candidates: Sequence[str] = (),
     extra_assets: Mapping[str, Path] | None = None,
 ) -> Path:
     """Export a model and its encoder as the next version under `base`.
 
-    The signatures are `serving_default` on raw columns, `tf_examples` on serialized `tf.train.Example` and `serve_ids`
-    on encoded ids; see `tfdlrm.export.signatures`. Only the variables that answers depend on are saved, without
-    optimizer slots, and without a second copy in memory. Nothing has a version's name before it is complete.
+    The signatures are `serving_default` on raw columns, `tf_examples`, `classify` and `regress` on serialized
+    `tf.train.Example`, `serve_ids` on encoded ids and, where columns of candidates are named, `rank`; see
+    `tfdlrm.export.signatures`. Only the variables that answers depend on are saved, without optimizer slots, and
+    without a second copy in memory. Nothing has a version's name before it is complete.
 
     Args:
         model: A built model with a `spec` and an `embedding` collection.
@@ -96,6 +103,7 @@ def export_model(
         vocabulary: Version of the encoder's vocabularies, and the SHA-256 of the `encoder.json` that they grew from.
             Defaults to the first.
         config: Configuration of the run, kept in `assets.extra/tfdlrm.json`.
+        rank_candidates: Raw columns that differ by candidate. Defaults to none, and no signature `rank`.
         extra_assets: Files to copy into `assets.extra`, by the relative path they get there.
 
     Returns:
@@ -110,14 +118,17 @@ def export_model(
     """
     assets = _checked_assets(extra_assets or {})
     record = _record(model, encoder, untouched_rows or {}, oov_rows, logit_shift, vocabulary, config)
+    record = record.model_copy(update={"rank_candidates": _checked_candidates(encoder, rank_candidates)})
 
     def write(directory: Path) -> None:
-        functions = signatures(model, encoder, record.oov_rows, record.logit_shift)
+        functions = signatures(model, encoder, record.oov_rows, record.logit_shift, rank_candidates)
         root = _saved_objects(encoder, functions.values())
         with serving_rows(model, record.untouched_rows), _quiet_saving():
             tf.saved_model.save(root, str(directory), signatures=functions)
         if encoder is not None:
-            rename_inputs(directory, RAW, input_names(encoder.raw_signature()))
+            columns = encoder.raw_signature()
+            names = {RAW: input_names(columns), **({RANK: ranking_names(columns)} if rank_candidates else {})}
+            rewrite_signatures(directory, names, METHODS)
         (directory / ASSETS).mkdir()
         (directory / ASSETS / RECORD_FILE).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
         for name, source in assets.items():
@@ -156,6 +167,17 @@ def _record(
         vocabulary_parent=vocabulary[1],
         config=config,
     )
+
+
+def _checked_candidates(encoder: FeatureEncoder | None, candidates: Sequence[str]) -> tuple[str, ...]:
+    if candidates and encoder is None:
+        raise ConfigError(
+            f"`rank_candidates` must be empty where there is no `encoder`, and so no raw column. "
+            f"Received: {list(candidates)}."
+        )
+    if encoder is not None:
+        refuse_no_columns(candidates, encoder.raw_signature())
+    return tuple(candidates)
 
 
 def _oov_row(table: str, coding: TableCoding) -> int:
