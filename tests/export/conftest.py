@@ -170,11 +170,15 @@ class Served:
         self.definitions = graph.signature_def
 
     def __call__(self, signature: str, **inputs: Any) -> np.ndarray:
+        outputs = self.all_outputs(signature, **inputs)
+        assert list(outputs) == ["probability"]
+        return outputs["probability"]
+
+    def all_outputs(self, signature: str, **inputs: Any) -> dict[str, np.ndarray]:
         definition = self.definitions[signature]
         assert set(definition.inputs) == set(inputs)
-        assert list(definition.outputs) == ["probability"]
         feeds = {definition.inputs[name].name: value for name, value in inputs.items()}
-        return self._session.run(definition.outputs["probability"].name, feeds)
+        return self._session.run({name: info.name for name, info in definition.outputs.items()}, feeds)
 
     def close(self) -> None:
         self._session.close()
@@ -196,7 +200,9 @@ def served() -> Iterator[Callable[[Path], Served]]:
 
 @pytest.fixture(scope="session")
 def version_dir(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_model(world.model, world.encoder, tmp_path_factory.mktemp("served"))
+    return export_model(
+        world.model, world.encoder, tmp_path_factory.mktemp("served"), rank_candidates=["ad", "tags", "price"]
+    )
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,8 @@ def test_a_fresh_process_answers_like_the_model(world, version_dir):
     rows = {**world.rows, "label": np.arange(8), "unused": np.array(["x"] * 8)}
     report = verify(version_dir, rows, world.answers(), ids=world.batch, batch_size=3)
     assert report.rows == 8
-    assert set(report.differences) == {"serving_default", "tf_examples", "serve_ids"}
+    signatures = {"serving_default", "tf_examples", "serve_ids", "classify", "regress", "rank"}
+    assert set(report.differences) == signatures
     assert 0 <= report.max_difference == max(report.differences.values()) < 1e-6
     assert report.seconds_load > 0
     assert set(report.seconds_answer) == set(report.differences)

@@ -36,12 +36,12 @@ from tfdlrm.data.expansion import expansion_of
 from tfdlrm.data.keys import Keys, keys_of, with_missing_keys
 from tfdlrm.data.lookup import UNKNOWN, BulkLookup, TableLookup, unknown_row
 from tfdlrm.data.once import Once
+from tfdlrm.data.raw_bags import Bags, padded
 from tfdlrm.data.transforms import BulkTransform, DenseStats, transform_dense
 from tfdlrm.data.vocabulary import Vocabulary
 from tfdlrm.spec.coding import Encoding, Unseen, ValueKind
 from tfdlrm.spec.features import FeatureSpec, SparseFeature
 
-PADDING = -1
 # Strings live on the CPU only, and a look-up is cheaper than carrying its keys to another device and back.
 _DEVICE = "/CPU:0"
 _BulkIds = Callable[[dict[str, tf.Tensor]], tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]]
@@ -121,10 +121,15 @@ class FeatureEncoder(tf.Module):
         """The vocabulary of each table, in spec order."""
         return {t.name: lookup.vocabulary for t, lookup in zip(self.spec.tables, self._lookups, strict=True)}
 
-    def raw_signature(self) -> dict[str, tf.TensorSpec]:
+    def raw_signature(self, part: FeatureSpec | None = None) -> dict[str, tf.TensorSpec]:
         """Return the raw columns that `encode` reads, each of shape `[None]`: float32 numbers, then strings."""
-        numbers = {name: tf.TensorSpec([None], tf.float32, name) for name in self.columns.numbers}
-        return numbers | {name: tf.TensorSpec([None], tf.string, name) for name in self.columns.strings}
+        columns = self.columns
+        if part is not None:
+            features = {name: self.encoding.features[name] for name in part.sparse_names}
+            encoding = self.encoding.model_copy(update={"features": features})
+            columns = raw_columns(encoding, {f.name: f.table for f in part.sparse}, part.dense_names)
+        numbers = {name: tf.TensorSpec([None], tf.float32, name) for name in columns.numbers}
+        return numbers | {name: tf.TensorSpec([None], tf.string, name) for name in columns.strings}
 
     def encode(self, raw: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Encode a batch; stock TensorFlow operations only, eagerly or in a graph.
@@ -141,22 +146,35 @@ class FeatureEncoder(tf.Module):
             DataError: a column is absent, or of another type or rank.
             tf.errors.InvalidArgumentError: a table has no row for a value, and its coding no `oov_row`.
         """
+        return self._encode(raw)
+
+    def encode_part(self, raw: Mapping[str, tf.Tensor], part: FeatureSpec) -> dict[str, tf.Tensor]:
+        """Encode some of the features as `encode` does all.
+
+        Args:
+            raw: The columns of `raw_signature(part)`; others are ignored.
+            part: The features and the tables they read, out of those of the encoder.
+        """
+        return self._encode(raw, part)
+
+    def _encode(self, raw: Mapping[str, tf.Tensor], part: FeatureSpec | None = None) -> dict[str, tf.Tensor]:
+        spec, groups = (self.spec, self._groups) if part is None else (part, self._grouped(part.sparse))
         with tf.device(_DEVICE):
-            columns = {name: row_vector(raw, name, spec.dtype) for name, spec in self.raw_signature().items()}
-            bags = {f.name: self._bags(f, columns[self._source(f)]) for f in self.spec.sparse}
+            columns = {name: row_vector(raw, name, of.dtype) for name, of in self.raw_signature(part).items()}
+            bags = {f.name: self._bags(f, columns[self._source(f)]) for f in spec.sparse}
             batch = tf.shape(next(iter(columns.values())))[1]
             dense, sparse = tf.zeros([batch, 0], tf.float32), tf.zeros([batch, 0], self._id_type)
-            if self.spec.dense:
-                values = tf.concat([columns[name] for name in self.spec.dense_names], axis=0)
-                dense = transform_dense(self.spec.dense, self.dense_stats, tf.transpose(values))
+            if spec.dense:
+                values = tf.concat([columns[name] for name in spec.dense_names], axis=0)
+                dense = transform_dense(spec.dense, self.dense_stats, tf.transpose(values))
             if bags:
-                ids = self._ids(bags, self._groups)
-                sparse = tf.transpose(tf.concat([ids[name] for name in self.spec.sparse_names], axis=0))
+                ids = self._ids(bags, groups)
+                sparse = tf.transpose(tf.concat([ids[name] for name in spec.sparse_names], axis=0))
                 if self._has_unknown:
                     sparse = self._refusing_unknown(sparse)
             batched = {"dense": dense, "sparse": sparse}
-            if self.spec.has_weights:
-                batched["weights"] = batch_weights(self.spec, self.encoding, columns)
+            if spec.has_weights:
+                batched["weights"] = batch_weights(spec, self.encoding, columns)
             return batched
 
     def encode_frame(
@@ -255,14 +273,14 @@ class FeatureEncoder(tf.Module):
     def _source(self, feature: SparseFeature) -> str:
         return self.encoding.features[feature.name].source
 
-    def _bags(self, feature: SparseFeature, values: tf.Tensor) -> _Bags:
+    def _bags(self, feature: SparseFeature, values: tf.Tensor) -> Bags:
         """Take raw values `[1, n]` apart into bags."""
         separator = self.encoding.features[feature.name].separator
         if separator is None:
-            return _Bags(values, None)
+            return Bags(values, None)
         parts = tf.strings.split(values[0], separator)
         parts = tf.ragged.boolean_mask(parts, tf.not_equal(parts, ""))
-        return _Bags(tf.transpose(parts.to_tensor("", shape=[None, feature.hotness])), parts.row_lengths())
+        return Bags(tf.transpose(parts.to_tensor("", shape=[None, feature.hotness])), parts.row_lengths())
 
     def _in_bulk(self, features: tuple[SparseFeature, ...]) -> _BulkIds:
         """Return the function from raw columns `[1, n]` to ids, `[hotness, n]` by feature, and the lengths of bags.
@@ -310,7 +328,7 @@ class FeatureEncoder(tf.Module):
         return MappingProxyType(groups)
 
     def _ids(
-        self, bags: Mapping[str, _Bags], groups: Mapping[ValueKind, _Group], in_bulk: bool = False
+        self, bags: Mapping[str, Bags], groups: Mapping[ValueKind, _Group], in_bulk: bool = False
     ) -> dict[str, tf.Tensor]:
         """Return the ids of bags, `[hotness, n]` for each feature; `in_bulk` changes the pace only."""
         ids = {}
@@ -321,7 +339,7 @@ class FeatureEncoder(tf.Module):
             sizes = tf.stack([tf.size(part) for part in parts])
             rows = self._rows(group, keys_of(kind, tf.concat(parts, axis=1)), sizes, in_bulk)
             for name, own in zip(group.readers, tf.split(rows, sizes, axis=1, num=len(parts)), strict=True):
-                ids[name] = own if bags[name].length is None else _padded(own, bags[name])
+                ids[name] = own if bags[name].length is None else padded(own, bags[name])
                 if name in self._expansions:
                     ids[name] = self._expansions[name].tensor(own)
         return ids
@@ -372,28 +390,8 @@ class _Group(NamedTuple):
     tables_of_readers: list[int]
 
 
-class _Bags(NamedTuple):
-    """Bags of one feature.
-
-    Attributes:
-        parts: `[hotness, n]` raw values, `""` after the last of a bag.
-        length: Values each bag had before it was cut to `hotness`, int64 `[n]`; `None` for one value a row.
-    """
-
-    parts: tf.Tensor
-    length: tf.Tensor | None
-
-
 class _Distinct(NamedTuple):
     """A raw column taken apart: `values`, `[1, n]`, and the index in them of each row's value, `[rows]`."""
 
     values: tf.Tensor
     codes: npt.NDArray[np.int64]
-
-
-def _padded(ids: tf.Tensor, bags: _Bags) -> tf.Tensor:
-    """Return ids `[1, hotness * n]` as `[hotness, n]`, padded after the last value of each bag."""
-    hotness = bags.parts.shape[0]
-    # A bag of no values keeps its first id, which is that of a missing value.
-    padding = tf.range(hotness, dtype=tf.int64)[:, tf.newaxis] >= tf.maximum(bags.length, 1)
-    return tf.where(padding, tf.constant(PADDING, ids.dtype), tf.reshape(ids, [hotness, -1]))

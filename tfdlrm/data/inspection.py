@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 from tfdlrm.data.blocks import Arrays, BlockPlace, BlockReader, block_places, spread_blocks
 from tfdlrm.data.distances import Distance, distance, number_distance
-from tfdlrm.data.encoder import PADDING
 from tfdlrm.data.encoder_files import ENCODER_FILE, vocabulary_paths
 from tfdlrm.data.id_counts import COUNTED_ROWS, count_tables
 from tfdlrm.data.manifest import Manifest
 from tfdlrm.data.number_counts import COARSE_BINS, NumberCounts
 from tfdlrm.data.parts import Part, parts_of
+from tfdlrm.data.raw_bags import PADDING
 from tfdlrm.data.splits import SPLIT_NAMES, TRAIN
 from tfdlrm.data.vocabulary import Entries, vocabulary_pieces
 from tfdlrm.spec.coding import TableCoding

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from tfdlrm.data.blocks import BlockReader, block_places, spread_blocks
-from tfdlrm.data.encoder import PADDING
 from tfdlrm.data.manifest import Manifest
+from tfdlrm.data.raw_bags import PADDING
 from tfdlrm.data.splits import SPLIT_NAMES, TRAIN
 from tfdlrm.spec.table_signal import BinnedCounts, row_steps
 

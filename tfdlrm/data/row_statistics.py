@@ -9,7 +9,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tfdlrm.data.columns import is_keyed, key_column, number_column, string_column, transposed
-from tfdlrm.data.encoder import PADDING
+from tfdlrm.data.raw_bags import PADDING
 from tfdlrm.data.splits import SPLIT_NAMES
 from tfdlrm.spec.coding import Encoding, TableCoding
 from tfdlrm.spec.features import FeatureSpec

@@ -2,17 +2,14 @@
 
 A column may be called `user id`, `class` or both `C1` and `c1`. TensorFlow makes inputs out of the parameters of a
 Python function, so it takes none of these; a SavedModel does, once it is written. So the function is traced with
-names made up here, and the file gets the real ones.
+names made up here, and `tfdlrm.export.signature_file` gives the file the real ones.
 """
 
 from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-
-from tensorflow.core.protobuf import saved_model_pb2
+from collections.abc import Iterable
 
 from tfdlrm.spec.errors import SpecError
 
@@ -55,34 +52,3 @@ def _as_parameter(column: str) -> str:
     """Return the Python parameter that TensorFlow makes of a name."""
     swapped = "".join(c if c.isalnum() else "_" for c in column)
     return swapped if swapped[0].isalpha() else f"arg_{swapped}"
-
-
-def rename_inputs(directory: Path, signature: str, names: Mapping[str, str]) -> None:
-    """Give the inputs of a written signature the names of their columns.
-
-    Args:
-        directory: A SavedModel.
-        signature: Key of the signature.
-        names: What `input_names` returned. Nothing is done where every column has its own name.
-    """
-    columns = {name: column for column, name in names.items()}
-    if all(name == column for name, column in columns.items()):
-        return
-    path = directory / "saved_model.pb"
-    model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
-    graph = model.meta_graphs[0]
-    definition = graph.signature_def[signature]
-    inputs = dict(definition.inputs)
-    definition.ClearField("inputs")
-    for name, info in inputs.items():
-        definition.inputs[columns[name]].CopyFrom(info)
-    # What servers read is done; this is what TensorFlow's Python loader calls the function by.
-    for node in graph.object_graph_def.nodes:
-        function = node.bare_concrete_function
-        if node.WhichOneof("kind") == "bare_concrete_function" and set(function.argument_keywords) == set(inputs):
-            renamed = [columns[name] for name in function.argument_keywords]
-            function.ClearField("argument_keywords")
-            function.argument_keywords.extend(renamed)
-    path.write_bytes(model.SerializeToString(deterministic=True))
-    # A checksum of the file as it was; loaders do without one.
-    (directory / "fingerprint.pb").unlink(missing_ok=True)

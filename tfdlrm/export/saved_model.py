@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -15,9 +15,12 @@ import tf_keras as keras
 from tfdlrm import __version__
 from tfdlrm.data.encoder import FeatureEncoder
 from tfdlrm.data.transforms import DenseStats
-from tfdlrm.export.input_names import input_names, rename_inputs
+from tfdlrm.export.examples_signatures import METHODS
+from tfdlrm.export.input_names import input_names
 from tfdlrm.export.quantized import quantized_tables
+from tfdlrm.export.ranking import RANK, ranking_names, refuse_no_columns
 from tfdlrm.export.serving_rows import UntouchedRows, checked_rows, serving_rows
+from tfdlrm.export.signature_file import rewrite_signatures
 from tfdlrm.export.signatures import RAW, out_of_vocabulary_rows, signatures
 from tfdlrm.export.versions import publish_version
 from tfdlrm.spec.coding import Encoding, TableCoding
@@ -49,6 +52,7 @@ class ExportRecord(Frozen):
             version and 1.
         vocabulary_parent: SHA-256 of that run's `encoder.json`.
         tables: How embedding tables are stored; see `tfdlrm.export.quantized`.
+        rank_candidates: Raw columns that differ by candidate in `rank`; none where there is no such signature.
         config: Configuration of the run that trained it, if one did.
     """
 
@@ -64,6 +68,7 @@ class ExportRecord(Frozen):
     vocabulary_version: int = 1
     vocabulary_parent: str | None = None
     tables: TableForm = "float32"
+    rank_candidates: tuple[str, ...] = ()
     config: RunConfig | None
 
 
@@ -79,13 +84,15 @@ def export_model(
     vocabulary: tuple[int, str | None] = (1, None),
     tables: TableForm = "float32",
     config: RunConfig | None = None,
+    rank_candidates: Sequence[str] = (),
     extra_assets: Mapping[str, Path] | None = None,
 ) -> Path:
     """Export a model and its encoder as the next version under `base`.
 
-    The signatures are `serving_default` on raw columns, `tf_examples` on serialized `tf.train.Example` and `serve_ids`
-    on encoded ids; see `tfdlrm.export.signatures`. Only the variables that answers depend on are saved, without
-    optimizer slots, and without a second copy in memory. Nothing has a version's name before it is complete.
+    The signatures are `serving_default` on raw columns, `tf_examples`, `classify` and `regress` on serialized
+    `tf.train.Example`, `serve_ids` on encoded ids and, where columns of candidates are named, `rank`; see
+    `tfdlrm.export.signatures`. Only the variables that answers depend on are saved, without optimizer slots, and
+    without a second copy in memory. Nothing has a version's name before it is complete.
 
     Args:
         model: A built model with a `spec` and an `embedding` collection.
@@ -102,6 +109,7 @@ def export_model(
         tables: How embedding tables are stored; see `quantized_tables`, inside which the model predicts what the export
             answers. Defaults to `"float32"`, as the model stores them.
         config: Configuration of the run, kept in `assets.extra/tfdlrm.json`.
+        rank_candidates: Raw columns that differ by candidate. Defaults to none, and no signature `rank`.
         extra_assets: Files to copy into `assets.extra`, by the relative path they get there.
 
     Returns:
@@ -116,14 +124,17 @@ def export_model(
     """
     assets = _checked_assets(extra_assets or {})
     record = _record(model, encoder, untouched_rows or {}, oov_rows, logit_shift, vocabulary, tables, config)
+    record = record.model_copy(update={"rank_candidates": _checked_candidates(encoder, rank_candidates)})
 
     def write(directory: Path) -> None:
         with serving_rows(model, record.untouched_rows), quantized_tables(model, tables), _quiet_saving():
-            functions = signatures(model, encoder, record.oov_rows, record.logit_shift)
+            functions = signatures(model, encoder, record.oov_rows, record.logit_shift, rank_candidates)
             root = _saved_objects(encoder, functions.values())
             tf.saved_model.save(root, str(directory), signatures=functions)
         if encoder is not None:
-            rename_inputs(directory, RAW, input_names(encoder.raw_signature()))
+            columns = encoder.raw_signature()
+            names = {RAW: input_names(columns), **({RANK: ranking_names(columns)} if rank_candidates else {})}
+            rewrite_signatures(directory, names, METHODS)
         (directory / ASSETS).mkdir()
         (directory / ASSETS / RECORD_FILE).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
         for name, source in assets.items():
@@ -164,6 +175,17 @@ def _record(
         tables=tables,
         config=config,
     )
+
+
+def _checked_candidates(encoder: FeatureEncoder | None, candidates: Sequence[str]) -> tuple[str, ...]:
+    if candidates and encoder is None:
+        raise ConfigError(
+            f"`rank_candidates` must be empty where there is no `encoder`, and so no raw column. "
+            f"Received: {list(candidates)}."
+        )
+    if encoder is not None:
+        refuse_no_columns(candidates, encoder.raw_signature())
+    return tuple(candidates)
 
 
 def _oov_row(table: str, coding: TableCoding) -> int:

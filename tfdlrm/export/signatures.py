@@ -1,25 +1,26 @@
-"""The signatures of a served model: raw columns, serialized examples and encoded ids, each to `probability`.
+"""The signatures of a served model: raw columns, serialized examples, questions with candidates, encoded ids.
 
 AutoGraph is off in all of them: it has nothing to convert, and looking for it takes most of the time of an export.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
 
 from tfdlrm.data.encoder import FeatureEncoder
+from tfdlrm.export.examples_signatures import examples_signatures
 from tfdlrm.export.input_names import input_names
+from tfdlrm.export.ranking import RANK, ranking_signature
 from tfdlrm.models.probability import probability_function
 from tfdlrm.spec.coding import NO_ROW
 from tfdlrm.spec.errors import SpecError
 from tfdlrm.spec.features import FeatureSpec
 
 RAW = "serving_default"
-EXAMPLES = "tf_examples"
 IDS = "serve_ids"
 OUTPUT = "probability"
 
@@ -28,14 +29,18 @@ Score = Callable[[Batch], tf.Tensor]
 
 
 def signatures(
-    model: keras.Model, encoder: FeatureEncoder | None, oov_rows: Mapping[str, int], logit_shift: float = 0.0
+    model: keras.Model,
+    encoder: FeatureEncoder | None,
+    oov_rows: Mapping[str, int],
+    logit_shift: float = 0.0,
+    rank_candidates: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Return the traced functions by signature name; each gives `probability`, float32 `[B, 1]`, for any B from 0 on.
+    """Return the traced functions by signature name, for any number of rows from 0 on.
 
+    `serving_default` and `serve_ids` give `probability`, float32 `[B, 1]`; the others are those of
+    `examples_signatures` and, where there are candidates, of `ranking_signature`.
     `serving_default` takes one `[B]` input for each raw column: float32 numbers with NaN where missing, strings with
     `""` where missing. Its inputs are named by `input_names`, for `rename_inputs` to rename once written.
-    `tf_examples` takes `examples`, `[B]` serialized `tf.train.Example` with features named like the raw columns, one
-    float or one string each; a feature that is absent or empty is missing.
     `serve_ids` takes `dense`, float32 `[B, n_dense]`, unless the model has none, `sparse`, int64 `[B, n_ids]`, and
     `weights`, float32 `[B, n_ids]`, where the spec has weighted features. -1 pads a bag; any other id outside
     its table is read as the table's out-of-vocabulary row.
@@ -45,18 +50,24 @@ def signatures(
         encoder: Maps raw columns to a batch; without one there is `serve_ids` only.
         oov_rows: Row of each table that stands for ids outside it.
         logit_shift: Added to the model's log-odds. Defaults to 0.
+        rank_candidates: Raw columns that differ by candidate. Without any there is no `rank`.
+
+    Raises:
+        SpecError: there is no such raw column, or it can be no input.
     """
     score = _score_function(model, logit_shift)
     functions = {IDS: _on_ids(model.spec, score, oov_rows)}
     if encoder is not None:
         columns = encoder.raw_signature()
 
-        # Traced once: both signatures on raw values call it.
+        # Traced once: all signatures on rows of raw values call it.
         @tf.function(input_signature=[columns], autograph=False)
         def score_raw(raw: Batch) -> tf.Tensor:
             return score(encoder.encode(raw))
 
-        functions |= {RAW: _on_columns(columns, score_raw), EXAMPLES: _on_examples(columns, score_raw)}
+        functions |= {RAW: _on_columns(columns, score_raw), **examples_signatures(columns, score_raw)}
+        if rank_candidates:
+            functions[RANK] = ranking_signature(encoder, rank_candidates, score)
     return functions
 
 
@@ -125,16 +136,3 @@ def _on_columns(columns: Mapping[str, tf.TensorSpec], score_raw: Score) -> Any:
     return serve_columns.get_concrete_function(
         **{names[column]: tf.TensorSpec(spec.shape, spec.dtype, names[column]) for column, spec in columns.items()}
     )
-
-
-def _on_examples(columns: Mapping[str, tf.TensorSpec], score_raw: Score) -> Any:
-    features = {
-        column: tf.io.FixedLenFeature([], spec.dtype, "" if spec.dtype == tf.string else float("nan"))
-        for column, spec in columns.items()
-    }
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "examples")], autograph=False)
-    def serve_examples(examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {OUTPUT: score_raw(tf.io.parse_example(examples, features))}
-
-    return serve_examples.get_concrete_function()

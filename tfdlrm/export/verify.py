@@ -13,7 +13,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,17 +21,13 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from tfdlrm.export.asking import EXPECTED, IDS, load_and_answer
+from tfdlrm.export.errors import VerifyError as VerifyError
 from tfdlrm.export.ops import foreign_ops, ops_of
 
 Array = npt.NDArray[Any]
 
-# The names of `tfdlrm.export.signatures`, which this module must not import: it runs where no model code is loaded.
-_RAW, _EXAMPLES, _IDS, _OUTPUT = "serving_default", "tf_examples", "serve_ids", "probability"
 _ROOT = Path(__file__).resolve().parents[2]
-
-
-class VerifyError(RuntimeError):
-    """An exported model that cannot be loaded, or does not answer what it should."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +67,9 @@ def verify(
 ) -> VerifyReport:
     """Compare the answers of an exported version with those of the model it was made of.
 
-    `serving_default` and `tf_examples` are asked for `rows`, `serve_ids` for `ids`. In examples, missing values are
-    absent features.
+    Every signature is asked: those on raw values for `rows`, `serve_ids` for `ids`. In examples, missing values are
+    absent features. Questions to `rank` are made of several rows each, and must be answered as `serving_default` of
+    the same version answers their candidates one by one, in the order of the scores.
 
     Args:
         version_dir: The version's directory.
@@ -107,9 +103,13 @@ def verify(
         with np.load(answers, allow_pickle=False) as stored:
             found = {name: stored[name] for name in stored.files if name != "seconds"}
             seconds: dict[str, float] = json.loads(str(stored["seconds"]))
+    # What `rank` must answer is what `serving_default` does: its questions are made of several rows each.
     differences = {
-        name: _compare(version_dir, name, answer, wanted, tolerance, rows if name != _IDS else ids or {})
+        name: _compare(
+            version_dir, name, answer, found.get(EXPECTED + name, wanted), tolerance, rows if name != IDS else ids or {}
+        )
         for name, answer in found.items()
+        if not name.startswith(EXPECTED)
     }
     return VerifyReport(
         rows=wanted.size,
@@ -143,7 +143,7 @@ def _compare(
     """Return the largest difference; raise if it, or an answer that is no number, is too much."""
     if answer.shape != (expected.size, 1) or answer.dtype != np.float32:
         raise VerifyError(
-            f"{directory}: `{_OUTPUT}` of `{signature}` must be float32 [{expected.size}, 1]. "
+            f"{directory}: what `{signature}` answers must be float32 [{expected.size}, 1]. "
             f"Received: {answer.dtype} {list(answer.shape)}."
         )
     differences = np.abs(answer[:, 0].astype(np.float64) - expected)
@@ -194,76 +194,6 @@ def _write_questions(path: Path, rows: Mapping[str, Array], ids: Mapping[str, Ar
         np.savez(file, names=np.array(json.dumps(names)), **arrays)  # type: ignore[arg-type]
 
 
-def _read_questions(path: Path) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Return raw columns, strings as objects of `bytes`, and encoded ids."""
-    with np.load(path, allow_pickle=False) as stored:
-        names = json.loads(str(stored["names"]))
-        rows = {name: stored[f"number/{index}"] for index, name in enumerate(names["numbers"])}
-        for index, name in enumerate(names["strings"]):
-            joined, ends = stored[f"bytes/{index}"].tobytes(), np.cumsum(stored[f"lengths/{index}"]).tolist()
-            texts = [joined[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-            rows[name] = np.array([*texts, None], object)[:-1]  # never taken for fixed-width bytes
-        return rows, {name[len("ids/") :]: stored[name] for name in stored.files if name.startswith("ids/")}
-
-
-def _examples(rows: Mapping[str, Array]) -> Array:
-    """Return rows as serialized `tf.train.Example`, without features for missing values."""
-    examples = []
-    for values in zip(*rows.values(), strict=True):
-        example = tf.train.Example()
-        for name, value in zip(rows, values, strict=True):
-            if isinstance(value, bytes):
-                if value:
-                    example.features.feature[name].bytes_list.value.append(value)
-            elif not np.isnan(value):
-                example.features.feature[name].float_list.value.append(value)
-        examples.append(example.SerializeToString())
-    return np.array([*examples, None], object)[:-1]
-
-
-def _answer(
-    session: Any, directory: Path, signature: str, definition: Any, inputs: Mapping[str, Array], batch_size: int
-) -> Array:
-    """Return the output of a signature for all rows."""
-    absent = sorted(set(definition.inputs) - set(inputs))
-    if absent:
-        raise VerifyError(
-            f"{directory}: `rows` or `ids` must hold the inputs of `{signature}`. Received none for {absent}."
-        )
-    feeds = {info.name: inputs[name] for name, info in definition.inputs.items()}
-    rows = len(next(iter(feeds.values())))
-    output = definition.outputs[_OUTPUT].name
-    return np.concatenate(
-        [
-            session.run(output, {name: values[start : start + batch_size] for name, values in feeds.items()})
-            for start in range(0, rows, batch_size)
-        ]
-    )
-
-
-def _load_and_answer(directory: Path, questions: Path, answers: Path, batch_size: int) -> None:
-    rows, ids = _read_questions(questions)
-    with tf.compat.v1.Session(graph=tf.Graph()) as session:
-        begun = time.perf_counter()
-        definitions = tf.compat.v1.saved_model.load(session, ["serve"], str(directory)).signature_def
-        seconds = {"load": time.perf_counter() - begun}
-        asked: dict[str, Mapping[str, Array]] = {}
-        if _RAW in definitions and rows:
-            columns = {name: rows[name] for name in definitions[_RAW].inputs if name in rows}
-            asked = {_RAW: columns, _EXAMPLES: {"examples": _examples(columns)}}
-        if _IDS in definitions and ids:
-            asked[_IDS] = ids
-        if not asked:
-            raise VerifyError(f"{directory}: `rows` or `ids` must fit a signature. Received: {sorted(definitions)}.")
-        found = {}
-        for name, inputs in asked.items():
-            begun = time.perf_counter()
-            found[name] = _answer(session, directory, name, definitions[name], inputs, batch_size)
-            seconds[name] = time.perf_counter() - begun
-    with answers.open("wb") as file:
-        np.savez(file, seconds=np.array(json.dumps(seconds)), **found)  # type: ignore[arg-type]
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Load a version, answer a file of questions that `verify` wrote, and write the answers."""
     parser = argparse.ArgumentParser(prog="python -m tfdlrm.export.verify", description=main.__doc__)
@@ -274,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     tf.get_logger().setLevel("ERROR")  # the loader tells that it is an old one
     try:
-        _load_and_answer(given.version_dir, given.questions, given.answers, given.batch_size)
+        load_and_answer(given.version_dir, given.questions, given.answers, given.batch_size)
     except VerifyError as error:
         print(error, file=sys.stderr)
         return 2
