@@ -29,11 +29,13 @@ class Server:
 
     def __init__(self, base_path: Path, log: Path, *flags: str) -> None:
         self.port = free_port()
+        self.grpc_port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self.grpc_address = f"127.0.0.1:{self.grpc_port}"
         command = [sys.executable, "-m", "tfdlrm.serving", "--model_name", "m", "--model_base_path", str(base_path)]
         with log.open("wb") as errors:
             self.process = subprocess.Popen(
-                [*command, "--rest_api_port", str(self.port), *flags],
+                [*command, "--rest_api_port", str(self.port), "--port", str(self.grpc_port), *flags],
                 cwd=ROOT,
                 env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
                 stdout=subprocess.PIPE,
