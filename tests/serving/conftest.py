@@ -27,12 +27,14 @@ def free_port() -> int:
 class Server:
     """`python -m tfdlrm.serving` in a process of its own, ready when constructed."""
 
-    def __init__(self, base_path: Path, log: Path, *flags: str) -> None:
+    def __init__(self, base_path: Path | None, log: Path, *flags: str) -> None:
         self.port = free_port()
         self.grpc_port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.grpc_address = f"127.0.0.1:{self.grpc_port}"
-        command = [sys.executable, "-m", "tfdlrm.serving", "--model_name", "m", "--model_base_path", str(base_path)]
+        command = [sys.executable, "-m", "tfdlrm.serving", "--model_name", "m"]
+        if base_path is not None:
+            command += ["--model_base_path", str(base_path)]
         with log.open("wb") as errors:
             self.process = subprocess.Popen(
                 [*command, "--rest_api_port", str(self.port), "--port", str(self.grpc_port), *flags],

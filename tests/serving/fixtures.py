@@ -160,3 +160,27 @@ def write_model(path: Path, offset: float = 2.0) -> None:
         if method in ("classify", "regress"):
             updater.replace_method_name(name, f"tensorflow/serving/{method}")
     updater.save()
+    requests = path / "assets.extra" / "tf_serving_warmup_requests"
+    requests.parent.mkdir()
+    with tf.io.TFRecordWriter(str(requests)) as writer:
+        for record in warmup_records():
+            writer.write(record)
+
+
+def warmup_records() -> list[bytes]:
+    """Return a recorded request of each kind that is replayed at load."""
+    import numpy as np
+    import tensorflow as tf
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    logs = [prediction_log_pb2.PredictionLog() for _ in range(4)]
+    predict, classify, regress = logs[0].predict_log, logs[1].classify_log, logs[2].regress_log
+    predict.request.model_spec.name = "m"
+    predict.request.inputs["x"].CopyFrom(tf.make_tensor_proto(np.float32([1, 2])))
+    multi = logs[3].multi_inference_log.request
+    for name, log in (("classify", classify), ("regress", regress)):
+        log.request.model_spec.name, log.request.model_spec.signature_name = "m", name
+        multi.tasks.add(model_spec=log.request.model_spec, method_name=f"tensorflow/serving/{name}")
+        log.request.input.example_list.examples.add()
+    multi.input.example_list.examples.add()
+    return [log.SerializeToString() for log in logs]

@@ -135,7 +135,13 @@ def test_a_host_of_no_address_is_one_line(model_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--model_base_path"),
+        ([], "one of the arguments --model_base_path --model_config_file is required"),
+        (["--model_base_path", ".", "--model_config_file", "x"], "not allowed with argument --model_base_path"),
+        (["--model_base_path", ".", "--max_num_load_retries", "-1"], "must be at least 0. Received: -1"),
+        (
+            ["--model_base_path", ".", "--allow_version_labels_for_unavailable_models=maybe"],
+            "must be true or false. Received: maybe",
+        ),
         (["--model_base_path", ".", "--rest_api_port", "0"], "must be from 1 to 65535. Received: 0"),
         (["--model_base_path", ".", "--rest_api_port", "http"], "invalid"),
         (["--model_base_path", ".", "--file_system_poll_wait_seconds", "-1"], "must be at least 0. Received: -1"),

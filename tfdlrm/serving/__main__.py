@@ -14,7 +14,6 @@ from types import FrameType
 from urllib.parse import quote
 
 from tfdlrm.serving import model_flags
-from tfdlrm.serving.store import ModelStore, require_versions
 from tfdlrm.spec.errors import ConfigError, UserError
 
 _DRAIN_SECONDS = 30
@@ -55,7 +54,7 @@ def _serve(args: argparse.Namespace) -> None:
     listener = _bind("rest_api_port", args.host, args.rest_api_port)
     if args.port:
         _bind("port", args.host, args.port).close()  # gRPC takes it again, and says less about why it cannot
-    require_versions(args.model_base_path)  # said before TensorFlow takes its seconds to import
+    settings = model_flags.settings_of(args)  # what is wrong there is said before TensorFlow takes its seconds
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         import uvicorn
@@ -63,18 +62,23 @@ def _serve(args: argparse.Namespace) -> None:
         from tfdlrm.serving.app import create_app
         from tfdlrm.serving.grpc_api import create_grpc_server
         from tfdlrm.serving.servable import load_servable
+        from tfdlrm.serving.warmup import warmed
     except ModuleNotFoundError as error:
         raise ConfigError(f"the server needs `pip install tfdlrm[serving]`. Received: {error}") from error
     # What was imported lives as long as the process: collections for replaced versions need not look at it again.
     gc.collect()
     gc.freeze()
-    store = ModelStore(args.model_name, args.model_base_path, load_servable, args.file_system_poll_wait_seconds)
-    store.start()
-    models = {args.model_name: store}
+    load = load_servable
+    if args.enable_model_warmup:
+        load = warmed(load, max(args.num_request_iterations_for_warmup, 1))
+    models = model_flags.start_models(args, settings, load)
     address = f"[{args.host}]" if ":" in args.host else args.host
     grpc_server = None
     if args.port:
-        grpc_server = create_grpc_server(models, f"{address}:{args.port}", threads=args.grpc_max_threads)
+        try:
+            grpc_server = create_grpc_server(models, f"{address}:{args.port}", threads=args.grpc_max_threads)
+        except RuntimeError as error:  # another process took the port while the model was loaded
+            raise ConfigError(f"`port` must be free to listen on. Received: {address}:{args.port}") from error
         grpc_server.start()
     config = uvicorn.Config(
         create_app(models),
@@ -91,7 +95,8 @@ def _serve(args: argparse.Namespace) -> None:
                 await super().startup(sockets)
             except OSError as error:  # another process began to listen while the model was loaded
                 raise _taken("rest_api_port", args.host, args.rest_api_port, error) from error
-            path = f"/v1/models/{quote(args.model_name, safe='')}"
+            names = [quote(one.name, safe="") for one in settings]
+            path = f"/v1/models/{names[0] if len(names) == 1 else '{' + ','.join(names) + '}'}"
             print(f"tfdlrm.serving: REST on http://{address}:{args.rest_api_port}{path}", flush=True)
             if args.port:
                 print(f"tfdlrm.serving: gRPC on {address}:{args.port}", flush=True)
@@ -101,7 +106,7 @@ def _serve(args: argparse.Namespace) -> None:
     finally:
         if grpc_server is not None:
             grpc_server.stop(_DRAIN_SECONDS).wait()
-        store.stop()
+        models.stop()
 
 
 def _bind(flag: str, host: str, port: int) -> socket.socket:

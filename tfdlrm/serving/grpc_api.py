@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
 from tensorflow_serving.apis import (
     get_model_status_pb2,
+    model_management_pb2,
     model_service_pb2_grpc,
     prediction_service_pb2_grpc,
 )
 
 from tfdlrm.serving import messages
 from tfdlrm.serving.errors import Code, StatusError, invalid
-from tfdlrm.serving.models import find_servable, find_statuses
+from tfdlrm.serving.model_config import settings_from
+from tfdlrm.serving.models import Models, find_servable, find_statuses
 from tfdlrm.serving.servable import Servable
-from tfdlrm.serving.store import ModelStore
 
 _LOG = logging.getLogger(__name__)
 _MAX_MESSAGE_BYTES = 2**31 - 1
@@ -26,7 +27,7 @@ _STATUS = {status.value[0]: status for status in grpc.StatusCode}
 
 
 def create_grpc_server(
-    models: Mapping[str, ModelStore],
+    models: Models,
     address: str,
     *,
     threads: int,
@@ -36,7 +37,7 @@ def create_grpc_server(
     """Return a server that is bound to its port and not yet started.
 
     Args:
-        models: The models by name.
+        models: The models, which a request may change.
         address: Host and port to listen on, such as "127.0.0.1:8500".
         threads: Requests computed at a time; further ones wait their turn.
         credentials: For TLS; None listens without.
@@ -61,7 +62,7 @@ def create_grpc_server(
 
 
 class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
-    def __init__(self, models: Mapping[str, ModelStore]) -> None:
+    def __init__(self, models: Models) -> None:
         self._models = models
 
     def Predict(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
@@ -94,7 +95,7 @@ class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
 
 
 class _Model(model_service_pb2_grpc.ModelServiceServicer):
-    def __init__(self, models: Mapping[str, ModelStore]) -> None:
+    def __init__(self, models: Models) -> None:
         self._models = models
 
     def GetModelStatus(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
@@ -112,6 +113,18 @@ class _Model(model_service_pb2_grpc.ModelServiceServicer):
                 shown.status.error_code = int(status.code)
                 shown.status.error_message = status.message
             return response
+
+        return _answer(context, work)
+
+    def HandleReloadConfigRequest(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        def work() -> Any:
+            if request.config.WhichOneof("config") != "model_config_list":
+                raise invalid(
+                    "ServerModelConfig type not supported by HandleReloadConfigRequest. "
+                    "Only ModelConfigList is currently supported"
+                )
+            self._models.reconfigure(settings_from(request.config))
+            return model_management_pb2.ReloadConfigResponse()
 
         return _answer(context, work)
 
