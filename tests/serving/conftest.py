@@ -13,109 +13,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.serving.fixtures import write_model
+
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def write_model(path: Path, offset: float = 2.0) -> None:
-    """Write a SavedModel with a signature for each shape of the contract; `offset` tells versions apart."""
-    import tensorflow as tf
-
-    class Fixture(tf.Module):
-        def __init__(self) -> None:
-            self.offset = tf.Variable(offset)
-
-    model = Fixture()
-    signatures = {}
-
-    def signature(name: str, **inputs: tf.TensorSpec) -> Callable[[Callable], None]:
-        def add(function: Callable) -> None:
-            specs = {key: tf.TensorSpec(spec.shape, spec.dtype, key) for key, spec in inputs.items()}
-            signatures[name] = tf.function(function).get_concrete_function(**specs)
-
-        return add
-
-    floats, ints, strings = (tf.TensorSpec([None], dtype) for dtype in (tf.float32, tf.int64, tf.string))
-
-    @signature("serving_default", x=floats)
-    def half_plus_offset(x):
-        return {"y": x * 0.5 + model.offset}
-
-    @signature("matrix", x=tf.TensorSpec([None, 2], tf.float32))
-    def matrix(x):
-        return {"y": x * 2.0}
-
-    @signature("anything", x=tf.TensorSpec(None, tf.float32))
-    def anything(x):
-        return {"y": tf.identity(x)}
-
-    @signature(
-        "mixed",
-        age=floats,
-        price=floats,
-        city=strings,
-        country=strings,
-        clicks=ints,
-        member=tf.TensorSpec([None], tf.bool),
-        level=tf.TensorSpec([None], tf.int32),
-    )
-    def mixed(age, price, city, country, clicks, member, level):
-        total = age + 10.0 * price + 100.0 * tf.cast(clicks, tf.float32) + 1000.0 * tf.cast(level, tf.float32)
-        return {
-            "total": tf.where(member, total, -total),
-            "place": tf.strings.join([city, country], ", "),
-        }
-
-    @signature("two", x=floats)
-    def two(x):
-        return {"twice": x * 2.0, "whole": tf.cast(x, tf.int64)}
-
-    @signature("scalar", x=floats)
-    def scalar(x):
-        return {"sum": tf.reduce_sum(x)}
-
-    @signature("none_left", x=floats)
-    def none_left(x):
-        return {"y": x[:0]}
-
-    @signature("uneven", x=floats)
-    def uneven(x):
-        return {"a": x, "b": x[1:]}
-
-    @signature("count", i=ints)
-    def count(i):
-        return {"i": i}
-
-    @signature("text", s=strings)
-    def text(s):
-        return {"s": s}
-
-    @signature("binary", s=strings)
-    def binary(s):
-        return {"s_bytes": s}
-
-    @signature("pick", i=tf.TensorSpec([None], tf.int32))
-    def pick(i):
-        return {"y": tf.gather(tf.constant([10.0, 20.0, 30.0]), i)}
-
-    @signature("half", x=tf.TensorSpec([None], tf.float16))
-    def half(x):
-        return {"y": tf.cast(x, tf.float32)}
-
-    @signature("to_half", x=floats)
-    def to_half(x):
-        return {"y": tf.cast(x, tf.float16)}
-
-    @signature("slow", steps=tf.TensorSpec([None], tf.int32))
-    def slow(steps):
-        """A matrix product after another, so that the time it takes can be chosen."""
-        one = tf.eye(64)
-        product = tf.while_loop(
-            lambda i, m: i < steps[0], lambda i, m: (i + 1, tf.linalg.matmul(m, one)), [tf.constant(0), one]
-        )[1]
-        return {"y": tf.reshape(product[0, 0], [1])}
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tf.saved_model.save(model, str(path), signatures=signatures)
 
 
 def free_port() -> int:
@@ -127,13 +27,17 @@ def free_port() -> int:
 class Server:
     """`python -m tfdlrm.serving` in a process of its own, ready when constructed."""
 
-    def __init__(self, base_path: Path, log: Path, *flags: str) -> None:
+    def __init__(self, base_path: Path | None, log: Path, *flags: str) -> None:
         self.port = free_port()
+        self.grpc_port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        command = [sys.executable, "-m", "tfdlrm.serving", "--model_name", "m", "--model_base_path", str(base_path)]
+        self.grpc_address = f"127.0.0.1:{self.grpc_port}"
+        command = [sys.executable, "-m", "tfdlrm.serving", "--model_name", "m"]
+        if base_path is not None:
+            command += ["--model_base_path", str(base_path)]
         with log.open("wb") as errors:
             self.process = subprocess.Popen(
-                [*command, "--rest_api_port", str(self.port), *flags],
+                [*command, "--rest_api_port", str(self.port), "--port", str(self.grpc_port), *flags],
                 cwd=ROOT,
                 env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
                 stdout=subprocess.PIPE,

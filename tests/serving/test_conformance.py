@@ -126,13 +126,6 @@ def test_unknown_label(server):
     assert server.client.get("/v1/models/m/labels/stable").json() == server.client.get("/v1/models/m").json()
 
 
-def test_methods_not_offered_say_so(server):
-    for verb in ("classify", "regress"):
-        response = server.client.post(f"/v1/models/m:{verb}", content=b'{"examples": [{"x": 1.0}]}')
-        assert response.status_code == 501
-        assert verb in error_of(response)
-
-
 # --- bodies ---------------------------------------------------------------------------------------------------------
 
 

@@ -93,7 +93,7 @@ def test_new_versions_under_load_and_an_orderly_end(model_path, make_model, star
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "tfdlrm.serving", *arguments]
+    command = [sys.executable, "-m", "tfdlrm.serving", "--port", "0", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
@@ -118,6 +118,15 @@ def test_a_taken_port_is_one_line(model_path):
     assert f"Address already in use. Received: 127.0.0.1:{port}" in line
 
 
+def test_a_taken_grpc_port_is_one_line(model_path):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        line = one_line(run("--model_base_path", str(model_path.parent), "--port", str(port)))
+    assert f"`host` and `port` must be free to listen on: Address already in use. Received: 127.0.0.1:{port}" in line
+
+
 def test_a_host_of_no_address_is_one_line(model_path):
     line = one_line(run("--model_base_path", str(model_path.parent), "--host", "256.0.0.1"))
     assert "`host` and `rest_api_port` must be free to listen on" in line
@@ -126,13 +135,20 @@ def test_a_host_of_no_address_is_one_line(model_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--model_base_path"),
+        ([], "one of the arguments --model_base_path --model_config_file is required"),
+        (["--model_base_path", ".", "--model_config_file", "x"], "not allowed with argument --model_base_path"),
+        (["--model_base_path", ".", "--max_num_load_retries", "-1"], "must be at least 0. Received: -1"),
+        (
+            ["--model_base_path", ".", "--allow_version_labels_for_unavailable_models=maybe"],
+            "must be true or false. Received: maybe",
+        ),
         (["--model_base_path", ".", "--rest_api_port", "0"], "must be from 1 to 65535. Received: 0"),
         (["--model_base_path", ".", "--rest_api_port", "http"], "invalid"),
         (["--model_base_path", ".", "--file_system_poll_wait_seconds", "-1"], "must be at least 0. Received: -1"),
         (["--model_base_path", ".", "--file_system_poll_wait_seconds", "nan"], "must be at least 0"),
         (["--model_base_path", ".", "--model_name", ""], "must not be empty"),
-        (["--model_base_path", ".", "--port", "8500"], "unrecognized arguments: --port 8500"),
+        (["--model_base_path", ".", "--port", "65536"], "must be from 0 to 65535. Received: 65536"),
+        (["--model_base_path", ".", "--grpc_max_threads", "0"], "must be at least 1. Received: 0"),
         (["--model_base_path", ".", "--model_base"], "unrecognized arguments"),
     ],
 )

@@ -14,6 +14,7 @@ import pytest
 
 from tfdlrm.serving.errors import Code, StatusError
 from tfdlrm.serving.store import ModelStore
+from tfdlrm.serving.version_policy import All, Latest, Specific
 from tfdlrm.spec.errors import DataError
 
 
@@ -150,6 +151,72 @@ def test_a_version_is_not_loaded_again_when_its_files_change(store):
     (store.base_path / "1" / "saved_model.pb").write_text("other")
     store.poll()
     assert store.servable().text == "fine"
+
+
+@pytest.mark.parametrize(
+    ("policy", "first", "second"),
+    [
+        (Latest(2), {3, 2}, {5, 3}),
+        (Latest(0), {3}, {5}),
+        (All(), {1, 2, 3}, {1, 3, 5}),
+        (Specific(frozenset({1, 2, 5, 9})), {1, 2}, {1, 5}),
+    ],
+    ids=["latest 2", "latest", "all", "specific"],
+)
+def test_policies(tmp_path, policy, first, second):
+    base = tmp_path / "m"
+    for version in "123":
+        write(base, version)
+    store = ModelStore("m", base, load_text, poll_seconds=0, policy=policy)
+    store.start()
+    assert store.available == first
+    assert {store.servable(version).version for version in first} == first
+    assert store.servable().version == max(first)
+    write(base, "5")
+    shutil.rmtree(base / "2")
+    store.poll()
+    assert store.available == second
+    assert store.servable().version == max(second)
+    assert {version for version, state, _ in states(store) if state == "END"} == first - second
+
+
+def test_versions_no_longer_wanted_stay_until_one_that_is_wanted_answers(tmp_path):
+    base = tmp_path / "m"
+    for version in "12":
+        write(base, version)
+    store = ModelStore("m", base, load_text, poll_seconds=0, policy=Latest(2))
+    store.start()
+    for version in "12":
+        shutil.rmtree(base / version)
+    write(base, "3", "broken")
+    store.poll()
+    assert store.available == {1, 2}
+    write(base, "4")
+    store.poll()
+    assert store.available == {4}
+
+
+def test_a_policy_that_finds_nothing_is_told(tmp_path):
+    write(tmp_path / "m", "1")
+    store = ModelStore("m", tmp_path / "m", load_text, poll_seconds=0, policy=Specific(frozenset({7})))
+    with pytest.raises(DataError, match="none of those asked for: Specific"):
+        store.start()
+
+
+def test_retries_as_asked_for(tmp_path, monkeypatch):
+    now, tried = [0.0], []
+
+    def load(path: Path, version: int) -> Loaded:
+        tried.append(now[0])
+        return load_text(path, version)
+
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    write(tmp_path / "m", "1", "broken")
+    store = ModelStore("m", tmp_path / "m", load, poll_seconds=0, retries=2, retry_seconds=3)
+    for _ in range(20):
+        store.poll()
+        now[0] += 1.0
+    assert tried == [0, 3, 6]
 
 
 def test_the_old_version_answers_while_the_new_one_loads(tmp_path):

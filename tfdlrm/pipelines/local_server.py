@@ -40,7 +40,8 @@ class LocalServer:
         self._log_file = log_file
         self._command = [
             *(sys.executable, "-m", "tfdlrm.serving", "--model_name", model_name),
-            *("--model_base_path", str(base), "--rest_api_port", str(port), "--file_system_poll_wait_seconds", "0"),
+            *("--model_base_path", str(base), "--port", "0", "--rest_api_port", str(port)),
+            *("--file_system_poll_wait_seconds", "0"),
         ]
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None

@@ -10,11 +10,10 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from types import FrameType
 from urllib.parse import quote
 
-from tfdlrm.serving.store import ModelStore, require_versions
+from tfdlrm.serving import model_flags
 from tfdlrm.spec.errors import ConfigError, UserError
 
 _DRAIN_SECONDS = 30
@@ -23,20 +22,9 @@ _DRAIN_SECONDS = 30
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser; flags that TensorFlow Serving has too carry its names and mean the same."""
     parser = argparse.ArgumentParser("python -m tfdlrm.serving", description=__doc__, allow_abbrev=False)
-    parser.add_argument(
-        "--model_name", type=_name, default="default", help="name in request paths (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--model_base_path", type=Path, required=True, help="directory that holds the versions: <path>/<number>/"
-    )
+    model_flags.add(parser)
     parser.add_argument("--rest_api_port", type=_port, default=8501, help="HTTP port (default: %(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine)")
-    parser.add_argument(
-        "--file_system_poll_wait_seconds",
-        type=_seconds,
-        default=1.0,
-        help="seconds between two looks for new versions; 0 looks once, at the start (default: %(default)s)",
-    )
     return parser
 
 
@@ -63,23 +51,37 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(args: argparse.Namespace) -> None:
-    listener = _bind(args.host, args.rest_api_port)
-    require_versions(args.model_base_path)  # said before TensorFlow takes its seconds to import
+    listener = _bind("rest_api_port", args.host, args.rest_api_port)
+    if args.port:
+        _bind("port", args.host, args.port).close()  # gRPC takes it again, and says less about why it cannot
+    settings = model_flags.settings_of(args)  # what is wrong there is said before TensorFlow takes its seconds
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         import uvicorn
 
         from tfdlrm.serving.app import create_app
+        from tfdlrm.serving.grpc_api import create_grpc_server
         from tfdlrm.serving.servable import load_servable
+        from tfdlrm.serving.warmup import warmed
     except ModuleNotFoundError as error:
         raise ConfigError(f"the server needs `pip install tfdlrm[serving]`. Received: {error}") from error
     # What was imported lives as long as the process: collections for replaced versions need not look at it again.
     gc.collect()
     gc.freeze()
-    store = ModelStore(args.model_name, args.model_base_path, load_servable, args.file_system_poll_wait_seconds)
-    store.start()
+    load = load_servable
+    if args.enable_model_warmup:
+        load = warmed(load, max(args.num_request_iterations_for_warmup, 1))
+    models = model_flags.start_models(args, settings, load)
+    address = f"[{args.host}]" if ":" in args.host else args.host
+    grpc_server = None
+    if args.port:
+        try:
+            grpc_server = create_grpc_server(models, f"{address}:{args.port}", threads=args.grpc_max_threads)
+        except RuntimeError as error:  # another process took the port while the model was loaded
+            raise ConfigError(f"`port` must be free to listen on. Received: {address}:{args.port}") from error
+        grpc_server.start()
     config = uvicorn.Config(
-        create_app({args.model_name: store}),
+        create_app(models),
         log_config=None,
         access_log=False,
         server_header=False,
@@ -92,18 +94,22 @@ def _serve(args: argparse.Namespace) -> None:
             try:
                 await super().startup(sockets)
             except OSError as error:  # another process began to listen while the model was loaded
-                raise _taken(args.host, args.rest_api_port, error) from error
-            host = f"[{args.host}]" if ":" in args.host else args.host
-            path = f"/v1/models/{quote(args.model_name, safe='')}"
-            print(f"tfdlrm.serving: REST on http://{host}:{args.rest_api_port}{path}", flush=True)
+                raise _taken("rest_api_port", args.host, args.rest_api_port, error) from error
+            names = [quote(one.name, safe="") for one in settings]
+            path = f"/v1/models/{names[0] if len(names) == 1 else '{' + ','.join(names) + '}'}"
+            print(f"tfdlrm.serving: REST on http://{address}:{args.rest_api_port}{path}", flush=True)
+            if args.port:
+                print(f"tfdlrm.serving: gRPC on {address}:{args.port}", flush=True)
 
     try:
         Server(config).run(sockets=[listener])
     finally:
-        store.stop()
+        if grpc_server is not None:
+            grpc_server.stop(_DRAIN_SECONDS).wait()
+        models.stop()
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def _bind(flag: str, host: str, port: int) -> socket.socket:
     """Take the port before the model is loaded; connections are refused until the server listens."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -111,13 +117,13 @@ def _bind(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except OSError as error:
-        raise _taken(host, port, error) from error
+        raise _taken(flag, host, port, error) from error
     return listener
 
 
-def _taken(host: str, port: int, error: OSError) -> ConfigError:
+def _taken(flag: str, host: str, port: int, error: OSError) -> ConfigError:
     reason = error.strerror or str(error)
-    return ConfigError(f"`host` and `rest_api_port` must be free to listen on: {reason}. Received: {host}:{port}")
+    return ConfigError(f"`host` and `{flag}` must be free to listen on: {reason}. Received: {host}:{port}")
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
@@ -125,24 +131,11 @@ def _leave(number: int, frame: FrameType | None) -> None:
     raise SystemExit(0)
 
 
-def _name(text: str) -> str:
-    if not text:
-        raise argparse.ArgumentTypeError("must not be empty")
-    return text
-
-
 def _port(text: str) -> int:
     port = int(text)
     if not 1 <= port <= 65535:
         raise argparse.ArgumentTypeError(f"must be from 1 to 65535. Received: {text}")
     return port
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 <= seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be at least 0. Received: {text}")
-    return seconds
 
 
 if __name__ == "__main__":

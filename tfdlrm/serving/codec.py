@@ -98,15 +98,13 @@ def decode_inputs(body: PredictBody, inputs: Mapping[str, TensorInfo]) -> tuple[
         raise invalid(f"Failed to get input map for signature: {name}")
     document = body.document
     if "instances" in document and "inputs" in document:
-        raise _malformed(
-            document, "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist"
-        )
+        raise malformed(document, "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist")
     if "instances" in document:
         rows = document["instances"]
         if not isinstance(rows, list):
-            raise _malformed(document, "Expecting 'instances' to be an list/array")
+            raise malformed(document, "Expecting 'instances' to be an list/array")
         if not rows:
-            raise _malformed(document, "No values in 'instances' array")
+            raise malformed(document, "No values in 'instances' array")
         with np.errstate(over="ignore"):
             return _decode_rows(rows, inputs), True
     if "inputs" in document:
@@ -188,7 +186,7 @@ def _parse_json(body: bytes) -> dict[str, Any]:
     except ValueError:  # Python refuses integers of more than a few thousand digits; no number type holds them
         raise invalid("JSON Parse error: Number too big to be stored in double.") from None
     if not isinstance(document, dict):
-        raise _malformed(document, "Is not object")
+        raise malformed(document, "Is not object")
     return document
 
 
@@ -269,7 +267,8 @@ def _decode_columns(values: Any, inputs: Mapping[str, TensorInfo]) -> dict[str, 
     return arrays
 
 
-def _malformed(value: Any, rule: str) -> StatusError:
+def malformed(value: Any, rule: str) -> StatusError:
+    """Return the error for a body whose JSON is sound but not of the form asked for."""
     return invalid(f"JSON Value: {debug_text(value)} {rule}")
 
 

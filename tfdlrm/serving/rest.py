@@ -11,7 +11,11 @@ from typing import Any
 from urllib.parse import unquote
 
 from tfdlrm.serving.codec import decode_inputs, encode_error, encode_outputs, parse_predict
-from tfdlrm.serving.errors import Code, StatusError, invalid
+from tfdlrm.serving.errors import StatusError, invalid
+from tfdlrm.serving.examples import encode_classes, encode_values, parse_examples
+from tfdlrm.serving.inference import classify, regress
+from tfdlrm.serving.models import find_servable, find_statuses
+from tfdlrm.serving.servable import Servable
 from tfdlrm.serving.store import ModelStore, VersionStatus
 
 _LOG = logging.getLogger(__name__)
@@ -70,9 +74,9 @@ class Rest:
         if wanted is None:
             raise invalid(f"Malformed request: {method} {target}")
         if method == "POST":
-            if wanted.verb != "predict":
-                raise StatusError(Code.UNIMPLEMENTED, f"Method {wanted.verb} is not offered by this server")
-            return self._predict(wanted, body)
+            return {"predict": self._predict, "classify": self._classify, "regress": self._regress}[wanted.verb](
+                wanted, body
+            )
         if not wanted.model:
             raise invalid("Missing model name in request.")
         return _dump(self._metadata(wanted) if wanted.verb else self._status(wanted))
@@ -80,36 +84,35 @@ class Rest:
     def _predict(self, wanted: _Target, body: bytes) -> bytes:
         # In the order of TensorFlow Serving: a body that is no JSON is refused before the model is looked up.
         request = parse_predict(body)
-        servable = self._store(wanted).servable(wanted.version)
+        servable = self._servable(wanted)
         signature = servable.signature(request.signature_name)
         arrays, rows = decode_inputs(request, signature.inputs)
         return encode_outputs(signature(arrays), rows)
 
+    def _classify(self, wanted: _Target, body: bytes) -> bytes:
+        request = parse_examples(body)
+        servable = self._servable(wanted)
+        return encode_classes(*classify(servable, request.signature_name, request.examples))
+
+    def _regress(self, wanted: _Target, body: bytes) -> bytes:
+        request = parse_examples(body)
+        servable = self._servable(wanted)
+        return encode_values(regress(servable, request.signature_name, request.examples))
+
     def _status(self, wanted: _Target) -> Any:
         # Labels are ignored here: TensorFlow Serving answers with all versions.
-        if wanted.model not in self._models:
-            what = "any versions" if wanted.version is None else f"version {wanted.version}"
-            raise StatusError(Code.NOT_FOUND, f"Could not find {what} of model {wanted.model}")
-        statuses = self._models[wanted.model].statuses(wanted.version)
+        statuses = find_statuses(self._models, wanted.model, wanted.version)
         return {"model_version_status": [_version_status(status) for status in statuses]}
 
     def _metadata(self, wanted: _Target) -> Any:
-        servable = self._store(wanted).servable(wanted.version)
+        servable = self._servable(wanted)
         return {
             "model_spec": {"name": wanted.model, "signature_name": "", "version": str(servable.version)},
             "metadata": {"signature_def": {"signature_def": servable.metadata}},
         }
 
-    def _store(self, wanted: _Target) -> ModelStore:
-        if wanted.label is not None:
-            raise invalid(f"Unrecognized servable version label: {wanted.label}")
-        store = self._models.get(wanted.model)
-        if store is None:
-            asked = (
-                f"Latest({wanted.model})" if wanted.version is None else f"Specific({wanted.model}, {wanted.version})"
-            )
-            raise StatusError(Code.NOT_FOUND, f"Servable not found for request: {asked}")
-        return store
+    def _servable(self, wanted: _Target) -> Servable:
+        return find_servable(self._models, wanted.model, wanted.version, wanted.label)
 
 
 class _SilentError(Exception):

@@ -32,12 +32,14 @@ class Servable:
         signatures: What can be called, by name.
         metadata: All its SignatureDefs as JSON values, as `GET .../metadata` shows them.
         loaded: What `tf.saved_model.load` returned; it owns the variables the signatures read.
+        definitions: The SignatureDefs themselves, by name.
     """
 
     version: int
     signatures: Mapping[str, Signature]
     metadata: Mapping[str, Any]
     loaded: Any
+    definitions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def signature(self, name: str) -> Signature:
         """Return a signature by name.
@@ -81,7 +83,8 @@ def load_servable(path: Path, version: int) -> Servable:
         raise
     except Exception as error:  # a damaged model fails in whatever way its reader trips over it
         raise StatusError(Code.UNKNOWN, f"{type(error).__name__}: {error} ({path})") from error
-    return Servable(version, signatures, {name: _to_json(definitions[name]) for name in definitions}, loaded)
+    metadata = {name: _to_json(definitions[name]) for name in definitions}
+    return Servable(version, signatures, metadata, loaded, {name: definitions[name] for name in definitions})
 
 
 class Signature:

@@ -8,11 +8,14 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from tfdlrm.serving.errors import Code, StatusError
+from tfdlrm.serving.version_policy import LATEST, Latest, VersionPolicy
 from tfdlrm.spec.errors import DataError
 
 if TYPE_CHECKING:  # what loads is handed in, so that looking at the disk needs no TensorFlow
@@ -20,8 +23,6 @@ if TYPE_CHECKING:  # what loads is handed in, so that looking at the disk needs 
 
 _LOG = logging.getLogger(__name__)
 _LAST_VERSION = 2**63 - 1
-_RETRIES = 5
-_RETRY_SECONDS = 60.0
 _STOP_SECONDS = 5.0
 _ENDED_SHOWN = 20
 
@@ -56,12 +57,13 @@ class _Failure:
 
 
 class ModelStore:
-    """Serves the latest version of a model under `<base path>/<number>/`.
+    """Serves versions of a model under `<base path>/<number>/`, the latest one by default.
 
-    A version is loaded beside the one that answers and takes over when it is ready. One that fails is shown by
-    `statuses`, and the one before goes on answering; it is tried again when its files have changed and come to rest,
-    and a few times after a minute. Where nothing answers yet, older versions are tried in turn. If all versions
-    disappear from the disk the last one stays in memory: an unmounted disk is no order to stop.
+    A version is loaded beside those that answer. Versions that the policy no longer wants are unloaded once one that it
+    wants answers. One that fails to load is shown by `statuses`, and the ones before go on answering; it is tried again
+    when its files have changed and come to rest, and a few times after a pause. Where the latest versions are wanted
+    and none answers yet, older ones are tried in turn. If all versions disappear from the disk what is loaded stays in
+    memory: an unmounted disk is no order to stop.
 
     Example:
         >>> store = ModelStore("ctr", Path("saved_models/ctr"), load_servable)  # doctest: +SKIP
@@ -76,6 +78,11 @@ class ModelStore:
         base_path: Path,
         load: Callable[[Path, int], Servable],
         poll_seconds: float = 1.0,
+        *,
+        policy: VersionPolicy = LATEST,
+        labels: Mapping[str, int] = MappingProxyType({}),
+        retries: int = 5,
+        retry_seconds: float = 60.0,
     ) -> None:
         """Describe a model; nothing is read yet.
 
@@ -84,31 +91,45 @@ class ModelStore:
             base_path: The directory of its version directories.
             load: Makes a servable of a version directory and its number, as `load_servable` does.
             poll_seconds: Pause between two looks at the disk; 0 looks once, at the start.
+            policy: Which versions to have loaded.
+            labels: Versions by the labels requests may give instead.
+            retries: How often a version that failed is tried again while its files stay as they are.
+            retry_seconds: Pause before it is tried again.
         """
         self.name = name
         self.base_path = base_path
+        self.policy = policy
+        self.labels = labels
         self._poll_seconds = poll_seconds
+        self._retries = retries
+        self._retry_seconds = retry_seconds
         self._load = load
-        self._serving: Servable | None = None
+        self._servables: Mapping[int, Servable] = {}
         self._statuses: dict[int, VersionStatus] = {}
         self._failures: dict[int, _Failure] = {}
         self._replaced = False
-        self._empty = False
+        self._warned = False
         self._stop = threading.Event()
+        self._changing = threading.RLock()
         self._thread = threading.Thread(target=self._watch, name=f"versions of {name}", daemon=True)
 
     def start(self) -> None:
-        """Load the latest version, then watch the disk from a thread of its own.
+        """Load the versions wanted, then watch the disk from a thread of its own.
 
         Raises:
             DataError: There is nothing to serve: no directory, no version in it, or none that loads.
         """
         require_versions(self.base_path)
         self.poll()
-        if self._serving is None:
+        if not self._servables:
             reasons = "; ".join(f"version {status.version}: {status.message}" for status in self.statuses())
+            reasons = reasons or f"none of those asked for: {self.policy}"
             raise DataError(f"`model_base_path` must hold a version that loads. Received: {self.base_path}: {reasons}")
-        if self._poll_seconds:
+        self.watch()
+
+    def watch(self) -> None:
+        """Begin to look at the disk, every `poll_seconds`."""
+        if self._poll_seconds and not self._thread.is_alive():
             self._thread.start()
 
     def stop(self) -> None:
@@ -121,16 +142,22 @@ class ModelStore:
         """Return the version that answers.
 
         Args:
-            version: A version that must be the one; None for the latest.
+            version: A version that must be the one; None for the latest that is loaded.
 
         Raises:
             StatusError: That version is not loaded.
         """
-        serving = self._serving
-        if serving is None or version not in (None, serving.version):
+        servables = self._servables
+        number = max(servables, default=None) if version is None else version
+        if number is None or number not in servables:
             asked = f"Latest({self.name})" if version is None else f"Specific({self.name}, {version})"
             raise StatusError(Code.NOT_FOUND, f"Servable not found for request: {asked}")
-        return serving
+        return servables[number]
+
+    @property
+    def available(self) -> frozenset[int]:
+        """The versions that answer."""
+        return frozenset(self._servables)
 
     def statuses(self, version: int | None = None) -> list[VersionStatus]:
         """Return the state of one version, or of all that were ever tried, newest first.
@@ -146,28 +173,58 @@ class ModelStore:
         return [known[version]]
 
     def poll(self) -> None:
-        """Look at the disk once and load what is due. Not for two threads at a time."""
-        if self._replaced:
-            # TensorFlow's objects refer to each other, so a replaced version's memory waits for the collector. One
-            # poll after the swap its last requests have most likely been answered.
-            self._replaced = False
-            gc.collect()
+        """Look at the disk once, load what is due and unload what is no longer wanted."""
+        with self._changing:
+            if self._replaced:
+                # TensorFlow's objects refer to each other, so a replaced version's memory waits for the collector. One
+                # poll after the swap its last requests have most likely been answered.
+                self._replaced = False
+                gc.collect()
+            aspired = self._load_aspired(self.policy)
+            if self._servables.keys() & set(aspired):
+                self._unload(self._servables.keys() - set(aspired))
+
+    def prepare(self, policy: VersionPolicy) -> None:
+        """Load what another policy wants beside what is loaded. Only within `held`, or a poll undoes it.
+
+        Raises:
+            StatusError: Nothing that it wants could be loaded.
+        """
+        if not self._servables.keys() & set(self._load_aspired(policy)):
+            raise StatusError(Code.UNKNOWN, f"1 model(s) did not become available: {self.name}: {policy}")
+
+    def held(self) -> AbstractContextManager[object]:
+        """Keep the versions as they are, but for what this thread does to them."""
+        return self._changing
+
+    def _load_aspired(self, policy: VersionPolicy) -> list[int]:
+        """Load what a policy wants and is due; return what it wants of what is on the disk, newest first."""
         versions = _find_versions(self.base_path)
-        if not versions:
-            if not self._empty:
-                _LOG.warning("model %s: no version left under %s; keeping the one loaded", self.name, self.base_path)
-            self._empty = True
-            return
-        self._empty = False
-        self._failures = {number: failure for number, failure in self._failures.items() if number in versions}
-        for number in sorted(versions, reverse=True):
-            serving = self._serving
-            if serving is not None and number == serving.version:
-                return
-            if self._due(number, versions[number]):
+        aspired = policy.aspired(versions)
+        if not aspired and self._servables and not self._warned:
+            _LOG.warning("model %s: no version left under %s; keeping those loaded", self.name, self.base_path)
+        self._warned = not aspired
+        if versions:
+            self._failures = {number: failure for number, failure in self._failures.items() if number in versions}
+        for number in aspired:
+            if number not in self._servables and self._due(number, versions[number]):
                 self._try(number, versions[number])
-            if self._serving is not None:  # the latest is the only one wanted, as long as there is any
-                return
+        if isinstance(policy, Latest):
+            for number in sorted(versions.keys() - set(aspired), reverse=True):
+                if self._servables:
+                    break
+                if self._due(number, versions[number]):
+                    self._try(number, versions[number])
+        return aspired
+
+    def _unload(self, numbers: Collection[int]) -> None:
+        if not numbers:
+            return
+        self._servables = {number: kept for number, kept in self._servables.items() if number not in numbers}
+        self._replaced = True
+        for number in sorted(numbers):
+            self._show(VersionStatus(number, "END"))
+            _LOG.info("model %s: version %d unloaded", self.name, number)
 
     def _watch(self) -> None:
         while not self._stop.wait(self._poll_seconds):
@@ -184,7 +241,7 @@ class ModelStore:
         at_rest, failure.seen = now == failure.seen, now
         if now != failure.tried:
             return at_rest
-        return failure.attempts <= _RETRIES and time.monotonic() - failure.at >= _RETRY_SECONDS
+        return failure.attempts <= self._retries and time.monotonic() - failure.at >= self._retry_seconds
 
     def _try(self, number: int, path: Path) -> None:
         files = _fingerprint(path)
@@ -192,7 +249,7 @@ class ModelStore:
         started = time.monotonic()
         try:
             servable = self._load(path, number)
-        except Exception as error:  # whatever is wrong with one version, the other goes on answering
+        except Exception as error:  # whatever is wrong with one version, the others go on answering
             code = error.code if isinstance(error, StatusError) else Code.UNKNOWN
             message = " ".join((error.message if isinstance(error, StatusError) else str(error)).split())
             before = self._failures.get(number)
@@ -202,12 +259,9 @@ class ModelStore:
             _LOG.error("model %s: version %d could not be loaded: %s: %s", self.name, number, code.name, message)
             return
         self._failures.pop(number, None)
-        old, self._serving = self._serving, servable
+        self._servables = {**self._servables, number: servable}
         self._show(VersionStatus(number, "AVAILABLE"))
         _LOG.info("model %s: version %d loaded in %.1f s", self.name, number, time.monotonic() - started)
-        if old is not None:
-            self._replaced = True
-            self._show(VersionStatus(old.version, "END"))
 
     def _show(self, status: VersionStatus) -> None:
         """Publish a status; readers see the old or the new table, never one half changed."""

@@ -90,7 +90,7 @@ def _leaves(flat: list[Any], dtype: str) -> Array:
             raise Irregular
         array = np.empty(len(flat), dtype=np.object_)
         try:
-            array[:] = [utf8(text) if type(text) is str else _from_base64(text) for text in flat]
+            array[:] = [utf8(text) if type(text) is str else from_base64(text) for text in flat]
         except UnicodeEncodeError:
             raise invalid("JSON Parse error: The surrogate pair in string is invalid.") from None
         return array
@@ -102,7 +102,12 @@ def _leaves(flat: list[Any], dtype: str) -> Array:
         raise Irregular from None
 
 
-def _from_base64(value: dict[str, Any]) -> bytes:
+def from_base64(value: dict[str, Any]) -> bytes:
+    """Return the bytes of `{"b64": ...}`, with or without padding.
+
+    Raises:
+        StatusError: Another object, or no base64.
+    """
     encoded = value.get("b64")
     if not isinstance(encoded, str) or len(value) != 1:
         raise invalid(f"JSON Value: {debug_text(value)} not formatted correctly for base64 data")

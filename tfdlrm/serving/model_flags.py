@@ -1,0 +1,175 @@
+"""The flags that say what is served; those that TensorFlow Serving has too carry its names and mean the same."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tfdlrm.serving.errors import StatusError
+from tfdlrm.serving.model_config import ModelSettings, read_model_config
+from tfdlrm.serving.models import Models
+from tfdlrm.serving.store import require_versions
+from tfdlrm.spec.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tfdlrm.serving.servable import Servable
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of models, their versions and gRPC.
+
+    Args:
+        parser: Takes the flags.
+    """
+    parser.add_argument(
+        "--model_name", type=_name, default="default", help="name in request paths (default: %(default)s)"
+    )
+    served = parser.add_mutually_exclusive_group(required=True)
+    served.add_argument("--model_base_path", type=Path, help="directory that holds the versions: <path>/<number>/")
+    served.add_argument(
+        "--model_config_file",
+        type=Path,
+        help="several models, policies and labels: a ModelServerConfig as text",
+    )
+    parser.add_argument(
+        "--model_config_file_poll_wait_seconds",
+        type=_seconds,
+        default=0.0,
+        help="seconds between two looks at the config file; 0 reads it once (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--allow_version_labels_for_unavailable_models",
+        type=_flag,
+        nargs="?",
+        const=True,
+        default=False,
+        help="whether a new label may be given to a version that is not loaded (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max_num_load_retries",
+        type=_count,
+        default=5,
+        help="how often a version that failed to load is tried again (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--load_retry_interval_micros",
+        type=int,
+        default=60_000_000,
+        help="microseconds before it is tried again (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--file_system_poll_wait_seconds",
+        type=_seconds,
+        default=1.0,
+        help="seconds between two looks for new versions; 0 looks once, at the start (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--enable_model_warmup",
+        type=_flag,
+        nargs="?",
+        const=True,
+        default=True,
+        help="whether a version answers its recorded requests before others do (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--num_request_iterations_for_warmup",
+        type=_count,
+        default=1,
+        help="how often each recorded request is answered; 0 means once (default: %(default)s)",
+    )
+    parser.add_argument("--port", type=_port, default=8500, help="gRPC port; 0 for no gRPC (default: %(default)s)")
+    parser.add_argument(
+        "--grpc_max_threads",
+        type=_threads,
+        default=4 * (os.cpu_count() or 1),
+        help="gRPC requests computed at a time (default: four per processor, %(default)s here)",
+    )
+
+
+def settings_of(args: argparse.Namespace) -> list[ModelSettings]:
+    """Return the models the flags ask for; quick, so that a wrong path is told before TensorFlow is imported.
+
+    Args:
+        args: The parsed flags.
+
+    Raises:
+        UserError: The path holds no version, or the config file cannot be used.
+    """
+    if args.model_config_file is not None:
+        return read_model_config(args.model_config_file)
+    require_versions(args.model_base_path)
+    return [ModelSettings(args.model_name, args.model_base_path)]
+
+
+def start_models(
+    args: argparse.Namespace, settings: Sequence[ModelSettings], load: Callable[[Path, int], Servable]
+) -> Models:
+    """Load the models and watch over them as the flags say.
+
+    Args:
+        args: The parsed flags.
+        settings: What `settings_of` returned.
+        load: Makes a servable of a version directory and its number.
+
+    Raises:
+        UserError: Nothing can be served.
+    """
+    models = Models(
+        load,
+        poll_seconds=args.file_system_poll_wait_seconds,
+        retries=args.max_num_load_retries,
+        retry_seconds=args.load_retry_interval_micros / 1e6,
+        labels_for_unavailable=args.allow_version_labels_for_unavailable_models,
+    )
+    try:
+        models.start(settings)
+    except StatusError as error:
+        raise ConfigError(f"`model_config_file` must be one that can be served: {error.message}") from error
+    if args.model_config_file is not None and args.model_config_file_poll_wait_seconds:
+        models.follow(args.model_config_file, args.model_config_file_poll_wait_seconds)
+    return models
+
+
+def _name(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 65535. Received: {text}")
+    return port
+
+
+def _threads(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1. Received: {text}")
+    return number
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0. Received: {text}")
+    return number
+
+
+def _flag(text: str) -> bool:
+    """Read a switch as TensorFlow Serving's flags are written: `--switch`, `--switch=true`, `--switch=0`."""
+    known = {"true": True, "1": True, "false": False, "0": False}
+    if text.lower() not in known:
+        raise argparse.ArgumentTypeError(f"must be true or false. Received: {text}")
+    return known[text.lower()]
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be at least 0. Received: {text}")
+    return seconds
