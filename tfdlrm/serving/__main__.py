@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from urllib.parse import quote
 
+from tfdlrm.serving import transport_flags
 from tfdlrm.serving.store import ModelStore, require_versions
 from tfdlrm.spec.errors import ConfigError, UserError
 
@@ -37,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=1.0,
         help="seconds between two looks for new versions; 0 looks once, at the start (default: %(default)s)",
     )
+    transport_flags.add(parser)
     return parser
 
 
@@ -63,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(args: argparse.Namespace) -> None:
+    transport = transport_flags.read(args)
     listener = _bind(args.host, args.rest_api_port)
     require_versions(args.model_base_path)  # said before TensorFlow takes its seconds to import
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -76,7 +79,8 @@ def _serve(args: argparse.Namespace) -> None:
     # What was imported lives as long as the process: collections for replaced versions need not look at it again.
     gc.collect()
     gc.freeze()
-    store = ModelStore(args.model_name, args.model_base_path, load_servable, args.file_system_poll_wait_seconds)
+    load = transport.loader(load_servable)
+    store = ModelStore(args.model_name, args.model_base_path, load, args.file_system_poll_wait_seconds)
     store.start()
     config = uvicorn.Config(
         create_app({args.model_name: store}),
