@@ -48,6 +48,7 @@ EXTRAS = {
     "serving": [
         "fastapi>=0.115,<1",
         "httpx>=0.27,<1",
+        "prometheus-client>=0.20,<1",
         "tensorflow-serving-api~=2.21.0",
         "uvicorn>=0.30,<1",
     ],

@@ -14,11 +14,11 @@ from pathlib import Path
 from types import FrameType
 from urllib.parse import quote
 
-from tfdlrm.serving import transport_flags
+from tfdlrm.serving import logs, transport_flags
 from tfdlrm.serving.store import ModelStore, require_versions
 from tfdlrm.spec.errors import ConfigError, UserError
 
-_DRAIN_SECONDS = 30
+_LOG = logging.getLogger(__name__)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -54,8 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("tfdlrm").setLevel(logging.INFO)
+    logs.set_up(args.json_logs)
     try:
         _serve(args)
     except UserError as error:
@@ -65,46 +64,46 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(args: argparse.Namespace) -> None:
-    transport = transport_flags.read(args)
+    transport = transport_flags.Transport(args)
     listener = _bind(args.host, args.rest_api_port)
+    transport.warn(listener.getsockname()[0])
     require_versions(args.model_base_path)  # said before TensorFlow takes its seconds to import
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        import uvicorn
-
         from tfdlrm.serving.app import create_app
+        from tfdlrm.serving.http_server import HttpServer
         from tfdlrm.serving.servable import load_servable
     except ModuleNotFoundError as error:
         raise ConfigError(f"the server needs `pip install tfdlrm[serving]`. Received: {error}") from error
     # What was imported lives as long as the process: collections for replaced versions need not look at it again.
     gc.collect()
     gc.freeze()
-    load = transport.loader(load_servable)
+    stores: dict[str, ModelStore] = {}
+    load, carriage = transport.prepare(load_servable, stores)
     store = ModelStore(args.model_name, args.model_base_path, load, args.file_system_poll_wait_seconds)
     store.start()
-    config = uvicorn.Config(
-        create_app({args.model_name: store}),
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        lifespan="off",
-        timeout_graceful_shutdown=_DRAIN_SECONDS,
-    )
+    stores[args.model_name] = store
+    app = create_app(stores, carriage)
 
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            try:
-                await super().startup(sockets)
-            except OSError as error:  # another process began to listen while the model was loaded
-                raise _taken(args.host, args.rest_api_port, error) from error
-            host = f"[{args.host}]" if ":" in args.host else args.host
-            path = f"/v1/models/{quote(args.model_name, safe='')}"
-            print(f"tfdlrm.serving: REST on http://{host}:{args.rest_api_port}{path}", flush=True)
+    def ready() -> None:
+        host = f"[{args.host}]" if ":" in args.host else args.host
+        path = f"/v1/models/{quote(args.model_name, safe='')}"
+        print(f"tfdlrm.serving: REST on {transport.scheme}://{host}:{args.rest_api_port}{path}", flush=True)
 
+    server = HttpServer(app, carriage.limits, carriage.drain, ready, **transport.tls)
     try:
-        Server(config).run(sockets=[listener])
+        server.run(sockets=[listener])
+    except OSError as error:
+        if server.started:
+            raise
+        # Another process began to listen while the model was loaded.
+        raise _taken(args.host, args.rest_api_port, error) from error
     finally:
         store.stop()
+        if app.state.work.busy:  # given up: a thread cannot be ended, and Python would wait for it
+            _LOG.error("requests were still being computed when the time to end was over")
+            logging.shutdown()
+            os._exit(0)
 
 
 def _bind(host: str, port: int) -> socket.socket:
