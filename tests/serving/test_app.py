@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tfdlrm.serving.app import create_app
+from tfdlrm.serving.app import Carriage, create_app
+from tfdlrm.serving.limits import Limits
 from tfdlrm.serving.rest import Rest
 from tfdlrm.serving.servable import load_servable
 from tfdlrm.serving.store import ModelStore
@@ -31,7 +32,7 @@ def store(model_path) -> ModelStore:
 @pytest.fixture(scope="module")
 def send(store) -> Callable[..., httpx.Response]:
     """Return a function that sends one request to an application with a small body limit."""
-    app = create_app({"m": store}, max_body_bytes=1000)
+    app = create_app({"m": store}, Carriage(Limits(body_bytes=1000)))
 
     def request(method: str, path: str, **what) -> httpx.Response:
         async def run() -> httpx.Response:

@@ -11,12 +11,17 @@ import socket
 import sys
 from collections.abc import Sequence
 from types import FrameType
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from tfdlrm.serving import model_flags
+from tfdlrm.serving import logs, model_flags, transport_flags
 from tfdlrm.spec.errors import ConfigError, UserError
 
-_DRAIN_SECONDS = 30
+if TYPE_CHECKING:
+    from tfdlrm.serving.app import Carriage
+    from tfdlrm.serving.models import Models
+
+_LOG = logging.getLogger(__name__)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -25,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     model_flags.add(parser)
     parser.add_argument("--rest_api_port", type=_port, default=8501, help="HTTP port (default: %(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine)")
+    transport_flags.add(parser)
     return parser
 
 
@@ -40,8 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("tfdlrm").setLevel(logging.INFO)
+    logs.set_up(args.json_logs)
     try:
         _serve(args)
     except UserError as error:
@@ -51,16 +56,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(args: argparse.Namespace) -> None:
+    transport = transport_flags.Transport(args)
     listener = _bind("rest_api_port", args.host, args.rest_api_port)
+    transport.warn(listener.getsockname()[0])
     if args.port:
         _bind("port", args.host, args.port).close()  # gRPC takes it again, and says less about why it cannot
     settings = model_flags.settings_of(args)  # what is wrong there is said before TensorFlow takes its seconds
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        import uvicorn
-
         from tfdlrm.serving.app import create_app
-        from tfdlrm.serving.grpc_api import create_grpc_server
+        from tfdlrm.serving.http_server import HttpServer
         from tfdlrm.serving.servable import load_servable
         from tfdlrm.serving.warmup import warmed
     except ModuleNotFoundError as error:
@@ -68,45 +73,60 @@ def _serve(args: argparse.Namespace) -> None:
     # What was imported lives as long as the process: collections for replaced versions need not look at it again.
     gc.collect()
     gc.freeze()
+    served: list[Models] = []  # none until the models are loaded, by what needs to know them
     load = load_servable
     if args.enable_model_warmup:
         load = warmed(load, max(args.num_request_iterations_for_warmup, 1))
+    load, carriage = transport.prepare(load, lambda name: any(name in models for models in served))
     models = model_flags.start_models(args, settings, load)
+    served.append(models)
+    app = create_app(models, carriage)
     address = f"[{args.host}]" if ":" in args.host else args.host
-    grpc_server = None
     if args.port:
-        try:
-            grpc_server = create_grpc_server(models, f"{address}:{args.port}", threads=args.grpc_max_threads)
-        except RuntimeError as error:  # another process took the port while the model was loaded
-            raise ConfigError(f"`port` must be free to listen on. Received: {address}:{args.port}") from error
-        grpc_server.start()
-    config = uvicorn.Config(
-        create_app(models),
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        lifespan="off",
-        timeout_graceful_shutdown=_DRAIN_SECONDS,
-    )
+        _start_grpc(args, transport, carriage, models, address)
 
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            try:
-                await super().startup(sockets)
-            except OSError as error:  # another process began to listen while the model was loaded
-                raise _taken("rest_api_port", args.host, args.rest_api_port, error) from error
-            names = [quote(one.name, safe="") for one in settings]
-            path = f"/v1/models/{names[0] if len(names) == 1 else '{' + ','.join(names) + '}'}"
-            print(f"tfdlrm.serving: REST on http://{address}:{args.rest_api_port}{path}", flush=True)
-            if args.port:
-                print(f"tfdlrm.serving: gRPC on {address}:{args.port}", flush=True)
+    def ready() -> None:
+        names = [quote(one.name, safe="") for one in settings]
+        path = f"/v1/models/{names[0] if len(names) == 1 else '{' + ','.join(names) + '}'}"
+        print(f"tfdlrm.serving: REST on {transport.scheme}://{address}:{args.rest_api_port}{path}", flush=True)
+        if args.port:
+            print(f"tfdlrm.serving: gRPC on {address}:{args.port}", flush=True)
 
+    server = HttpServer(app, carriage.limits, carriage.drain, ready, **transport.tls)
     try:
-        Server(config).run(sockets=[listener])
+        server.run(sockets=[listener])
+    except OSError as error:
+        if server.started:
+            raise
+        # Another process began to listen while the model was loaded.
+        raise _taken("rest_api_port", args.host, args.rest_api_port, error) from error
     finally:
-        if grpc_server is not None:
-            grpc_server.stop(_DRAIN_SECONDS).wait()
         models.stop()
+        if app.state.work.busy:  # given up: a thread cannot be ended, and Python would wait for it
+            _LOG.error("requests were still being computed when the time to end was over")
+            logging.shutdown()
+            os._exit(0)
+
+
+def _start_grpc(
+    args: argparse.Namespace, transport: transport_flags.Transport, carriage: Carriage, models: Models, address: str
+) -> None:
+    from tfdlrm.serving.grpc_api import create_grpc_server
+
+    # A request that waits for a batch holds a thread.
+    threads = max(args.grpc_max_threads, carriage.threads) if args.enable_batching else args.grpc_max_threads
+    try:
+        server = create_grpc_server(
+            models,
+            f"{address}:{args.port}",
+            threads=threads,
+            credentials=transport.grpc_tls.credentials() if transport.grpc_tls is not None else None,
+            interceptors=transport.grpc_interceptors(),
+        )
+    except RuntimeError as error:  # another process took the port while the model was loaded
+        raise ConfigError(f"`port` must be free to listen on. Received: {address}:{args.port}") from error
+    server.start()
+    carriage.drain.add(server.stop)
 
 
 def _bind(flag: str, host: str, port: int) -> socket.socket:

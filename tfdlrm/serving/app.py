@@ -3,40 +3,81 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import hmac
 import re
+import threading
+import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import unquote
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tfdlrm.serving.codec import encode_error
-from tfdlrm.serving.errors import StatusError
+from tfdlrm.serving.deadline import deadline
+from tfdlrm.serving.drain import Drain
+from tfdlrm.serving.errors import Code, StatusError
+from tfdlrm.serving.limits import BODY_BYTES_PER_SECOND, Limits, default_threads
+from tfdlrm.serving.note import Note, Observer, current
 from tfdlrm.serving.rest import Answer, Rest
 from tfdlrm.serving.store import ModelStore
 
-MAX_BODY_BYTES = 64 << 20
-
 _V1 = re.compile(r"/v1/.*", re.IGNORECASE)
+_TARGET = re.compile(r"/v1/models/([^/:]+)(?:/(?:versions|labels)/[^/:]+)?(?::(.*)|(/metadata))?", re.IGNORECASE)
+_VERBS = ("predict", "classify", "regress")
+_REQUEST_ID = re.compile(r"[\w.:/=+@-]{1,128}", re.ASCII)
+# The canonical code of an answer of which only the HTTP status is known.
+_CODES = {code.http_status: code for code in reversed(Code) if code.http_status != 500} | {
+    400: Code.INVALID_ARGUMENT,
+    408: Code.DEADLINE_EXCEEDED,
+    409: Code.ABORTED,
+    413: Code.RESOURCE_EXHAUSTED,
+}
 
 
-def create_app(models: Mapping[str, ModelStore], *, max_body_bytes: int = MAX_BODY_BYTES, threads: int = 8) -> FastAPI:
+@dataclasses.dataclass(frozen=True)
+class Carriage:
+    """How requests are carried.
+
+    Attributes:
+        limits: What one client may ask.
+        threads: Requests computed at a time.
+        drain: Says when the server is about to end.
+        token: What `authorization: Bearer ...` must carry; None for no such rule.
+        observers: Told of every request answered.
+        metrics_path: Where metrics are shown; None for nowhere.
+        metrics_page: Returns them, in Prometheus' text format.
+    """
+
+    limits: Limits = dataclasses.field(default_factory=Limits)
+    threads: int = dataclasses.field(default_factory=default_threads)
+    drain: Drain = dataclasses.field(default_factory=Drain)
+    token: bytes | None = None
+    observers: Sequence[Observer] = ()
+    metrics_path: str | None = None
+    metrics_page: Callable[[], bytes] = bytes
+
+
+def create_app(models: Mapping[str, ModelStore], carriage: Carriage | None = None) -> FastAPI:
     """Return the application that serves models over HTTP.
 
     Everything under `/v1/` is TensorFlow Serving's contract; `GET /healthz` answers 200 when every model has a version
-    to serve, else 503.
+    to serve and the server is not about to end, else 503.
 
     Args:
         models: The started stores by model name.
-        max_body_bytes: Larger bodies, as sent or after decompression, are answered with 413.
-        threads: Requests computed at a time; further ones wait their turn.
+        carriage: How requests are carried; without limits of its own, the defaults.
     """
+    carriage = carriage or Carriage()
     app = FastAPI(title="tfdlrm serving", openapi_url=None)
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="predict")
-    app.add_middleware(_RestTransport, rest=Rest(models), pool=pool, max_body_bytes=max_body_bytes)
+    work = Work(carriage.threads, carriage.limits.queued_requests)
+    app.state.work = work
+    app.add_middleware(_Transport, rest=Rest(models), work=work, carriage=carriage)
 
     @app.get("/healthz")
     async def healthz() -> JSONResponse:
@@ -46,8 +87,14 @@ def create_app(models: Mapping[str, ModelStore], *, max_body_bytes: int = MAX_BO
                 versions[name] = str(store.servable().version)
             except StatusError:
                 versions[name] = None
-        ready = None not in versions.values()
-        return JSONResponse({"status": "ok" if ready else "unavailable", "models": versions}, 200 if ready else 503)
+        status = "draining" if carriage.drain.begun else "unavailable" if None in versions.values() else "ok"
+        return JSONResponse({"status": status, "models": versions}, 200 if status == "ok" else 503)
+
+    if carriage.metrics_path is not None:
+
+        @app.get(carriage.metrics_path)
+        def metrics() -> Response:
+            return Response(carriage.metrics_page(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.exception_handler(404)
     async def not_found(request: Request, error: Exception) -> PlainTextResponse:
@@ -56,70 +103,224 @@ def create_app(models: Mapping[str, ModelStore], *, max_body_bytes: int = MAX_BO
     return app
 
 
-class _RestTransport:
+class Work:
+    """The threads that compute, behind a queue of a size that does not grow."""
+
+    def __init__(self, threads: int, queued: int) -> None:
+        self.queued = queued
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="predict")
+        self._slots = threading.Semaphore(queued)
+        self._busy = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being computed, or waits for it."""
+        return self._busy > 0
+
+    def submit(self, function: Any) -> asyncio.Future[Any] | None:
+        """Have a function called by a thread; None where the queue is full."""
+        if not self._slots.acquire(blocking=False):
+            return None
+        self._busy += 1
+        # Its place is free when the work has ended, which may be after the client was told that it took too long.
+        loop = asyncio.get_running_loop()
+        future = self._pool.submit(function)
+        future.add_done_callback(lambda _: self._leave(loop))
+        return asyncio.wrap_future(future)
+
+    def _leave(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._slots.release()
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(self._count_down)
+
+    def _count_down(self) -> None:
+        self._busy -= 1
+
+
+class _Transport:
     """Takes `/v1/` requests out of the way of the router.
 
     TensorFlow Serving matches the path as it was sent, query string included, and answers its own JSON to any method;
     a router decodes paths first and answers 405. It also saves the router's share of a sub-millisecond answer.
     """
 
-    def __init__(self, app: ASGIApp, rest: Rest, pool: ThreadPoolExecutor, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, rest: Rest, work: Work, carriage: Carriage) -> None:
         self._app = app
         self._rest = rest
-        self._pool = pool
-        self._max_body_bytes = max_body_bytes
+        self._work = work
+        self._carriage = carriage
+        self._limits = carriage.limits
+        self._held_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not _V1.match(scope["path"]):
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        answer = await self._answer(scope, receive)
-        if answer is None:
-            return
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(answer.body)).encode())]
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else answer.body})
-
-    async def _answer(self, scope: Scope, receive: Receive) -> Answer | None:
-        """Return what to send, or None if the client has gone."""
+        started = time.perf_counter()
         headers = dict(scope["headers"])
-        too_large = Answer(413, encode_error(f"The body must be at most {self._max_body_bytes} bytes"))
-        declared = headers.get(b"content-length", b"0")
-        if int(declared) > self._max_body_bytes and headers.get(b"expect", b"").lower() == b"100-continue":
-            return too_large
-        parts: list[bytes] = []
-        size = 0
-        more = True
-        # A client reads its answer only after it has sent its body, so the excess is taken and dropped, within reason.
-        while more and size <= 2 * self._max_body_bytes:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            part = message.get("body", b"")
-            size += len(part)
-            if size <= self._max_body_bytes:
-                parts.append(part)
-            else:
-                parts.clear()
-            more = message.get("more_body", False)
-        if size > self._max_body_bytes:
-            return too_large
+        admitted = self._admits(scope["path"], headers)
+        if admitted and not _V1.match(scope["path"]):
+            await self._app(scope, receive, send)
+            return
         target = scope["raw_path"].decode("latin-1")
         if scope["query_string"]:
             target += "?" + scope["query_string"].decode("latin-1")
-        body = b"".join(parts)
-        compressed = headers.get(b"content-encoding", b"").lower() == b"gzip"
+        note = _note(scope["method"], target, headers)
+        extra: list[tuple[bytes, bytes]] = []
+        answer: Answer | None
+        if admitted:
+            answer = await self._answer(scope["method"], target, headers, receive, note)
+        else:
+            answer = _refusal(401, "A bearer token is needed")
+            extra.append((b"www-authenticate", b"Bearer"))
+        if answer is None:
+            return
+        if note.request_id:
+            extra.append((b"x-request-id", note.request_id.encode()))
+        code = _CODES.get(answer.status, Code.INTERNAL).name
+        for observer in self._carriage.observers:
+            observer.answered(note, code, answer.status, time.perf_counter() - started)
+        if answer.status == 503:
+            extra.append((b"retry-after", b"1"))
+        if self._carriage.drain.begun or answer.status in (401, 408):  # a body may be left unread: no second request
+            extra.append((b"connection", b"close"))
+        head = [(b"content-type", b"application/json"), (b"content-length", str(len(answer.body)).encode()), *extra]
+        await send({"type": "http.response.start", "status": answer.status, "headers": head})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else answer.body})
 
-        def work() -> Answer:
-            if not compressed:
-                return self._rest.answer(scope["method"], target, body)
+    def _admits(self, path: str, headers: Mapping[bytes, bytes]) -> bool:
+        token = self._carriage.token
+        if token is None or path == "/healthz":  # probes carry no secrets, and learn none
+            return True
+        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+        return hmac.compare_digest(given.strip(), token) and scheme.lower() == b"bearer"
+
+    async def _answer(
+        self, method: str, target: str, headers: Mapping[bytes, bytes], receive: Receive, note: Note
+    ) -> Answer | None:
+        """Return what to send, or None if the client has gone."""
+        held = _Held(self)
+        try:
+            body = await self._receive(headers, receive, held)
+            if not isinstance(body, bytes):
+                return body
+            compressed = headers.get(b"content-encoding", b"").lower() == b"gzip"
+            seconds = self._limits.answer_seconds
+            at = time.monotonic() + seconds if seconds else None
+            future = self._work.submit(lambda: self._compute(method, target, body, compressed, note, at))
+            if future is None:
+                return _refusal(503, f"{self._work.queued} requests are waiting already, the most there may be")
             try:
-                plain = _gunzip(body, self._max_body_bytes)
-            except zlib.error as error:
-                return Answer(400, encode_error(f"The body must be gzip as `content-encoding` says. Received: {error}"))
-            return too_large if plain is None else self._rest.answer(scope["method"], target, plain)
+                async with asyncio.timeout(seconds or None):
+                    answer: Answer = await future
+                    return answer
+            except TimeoutError:
+                return _refusal(504, f"Timed out after {1000 * seconds:g} ms")
+        finally:
+            held.release()
 
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+    async def _receive(self, headers: Mapping[bytes, bytes], receive: Receive, held: _Held) -> bytes | Answer | None:
+        """Return the body, or the answer to one that is too large or too slow, or None if the client has gone."""
+        limit = self._limits.body_bytes
+        declared = headers.get(b"content-length", b"0")
+        if int(declared) > limit and headers.get(b"expect", b"").lower() == b"100-continue":
+            return self._too_large()
+        parts: list[bytes] = []
+        size = 0
+        more = crowded = False
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        try:
+            async with asyncio.timeout(self._limits.receive_seconds) as patience:
+                more = True
+                # A client reads its answer only after it has sent its body: the excess is taken and dropped, within
+                # reason.
+                while more and size <= 2 * limit:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return None
+                    part = message.get("body", b"")
+                    size += len(part)
+                    crowded = crowded or not held.add(len(part))
+                    if size > limit or crowded:
+                        parts.clear()
+                        held.release()
+                    else:
+                        parts.append(part)
+                    more = message.get("more_body", False)
+                    patience.reschedule(started + self._limits.receive_seconds + size / BODY_BYTES_PER_SECOND)
+        except TimeoutError:
+            return _refusal(408, f"The body did not come within {self._limits.receive_seconds:g} s")
+        if size > limit:
+            return self._too_large()
+        if crowded:
+            return _refusal(503, f"Bodies of {self._limits.queued_bytes} bytes are held already, the most there may be")
+        return b"".join(parts)
+
+    def _compute(self, method: str, target: str, body: bytes, compressed: bool, note: Note, at: float | None) -> Answer:
+        """Run in a thread of the pool."""
+        current.set(note)
+        try:
+            with deadline(at):
+                if compressed:
+                    try:
+                        plain = _gunzip(body, self._limits.body_bytes)
+                    except zlib.error as error:
+                        return _refusal(400, f"The body must be gzip as `content-encoding` says. Received: {error}")
+                    if plain is None:
+                        return self._too_large()
+                    body = plain
+                if body.count(b",") > self._limits.body_values:
+                    return _refusal(413, f"The body must hold at most {self._limits.body_values} values")
+                return self._rest.answer(method, target, body)
+        except StatusError as error:
+            return _refusal(error.code.http_status, error.message)
+
+    def _too_large(self) -> Answer:
+        return _refusal(413, f"The body must be at most {self._limits.body_bytes} bytes")
+
+    def hold(self, size: int) -> bool:
+        """Count bytes of bodies in memory; False where they would be too many."""
+        if self._held_bytes + size > self._limits.queued_bytes:
+            return False
+        self._held_bytes += size
+        return True
+
+
+class _Held:
+    """The bytes one request holds of what all may hold together."""
+
+    def __init__(self, transport: _Transport) -> None:
+        self._transport = transport
+        self._size = 0
+
+    def add(self, size: int) -> bool:
+        if not self._transport.hold(size):
+            return False
+        self._size += size
+        return True
+
+    def release(self) -> None:
+        self._transport.hold(-self._size)
+        self._size = 0
+
+
+def _refusal(status: int, message: str) -> Answer:
+    return Answer(status, encode_error(message))
+
+
+def _note(method: str, target: str, headers: Mapping[bytes, bytes]) -> Note:
+    request_id = headers.get(b"x-request-id", b"").decode("latin-1")
+    note = Note("REST", request_id=request_id if _REQUEST_ID.fullmatch(request_id) else "")
+    match = _TARGET.fullmatch(target)
+    if match is not None:
+        model, verb, metadata = match.groups()
+        note.model = unquote(model)
+        if method == "POST":
+            note.verb = verb if verb in _VERBS else ""
+        elif method == "GET":
+            note.verb = "metadata" if metadata else "status"
+    return note
 
 
 def _gunzip(body: bytes, limit: int) -> bytes | None:

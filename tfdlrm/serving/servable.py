@@ -142,8 +142,7 @@ class Signature:
         Raises:
             StatusError: A shape the signature does not take, or what TensorFlow refused while running.
         """
-        for name, info in self.inputs.items():
-            _check_shape(name, arrays[name].shape, info.shape)
+        self.check_shapes(arrays)
         try:
             outputs = self._run(arrays)
         except tf.errors.OpError as error:
@@ -152,6 +151,15 @@ class Signature:
             name: np.asarray(value.numpy(), dtype=object if value.dtype == tf.string else None)
             for name, value in outputs.items()
         }
+
+    def check_shapes(self, arrays: Mapping[str, Array]) -> None:
+        """Refuse arrays of shapes the signature does not take.
+
+        Raises:
+            StatusError: INVALID_ARGUMENT, naming the input.
+        """
+        for name, info in self.inputs.items():
+            _check_shape(name, arrays[name].shape, info.shape)
 
     def _run(self, arrays: Mapping[str, Array]) -> Mapping[str, Any]:
         outputs: Mapping[str, Any]
