@@ -1,4 +1,4 @@
-"""`python -m tfdlrm.pipelines.benchmark`: rows per second of training, of reading and of preparing."""
+"""`python -m tfdlrm.pipelines.benchmark`: how fast training, reading, preparing and serving are."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tfdlrm.pipelines.console import Advance, progress_bars
 from tfdlrm.pipelines.large_pages import start_again_with_large_pages
 from tfdlrm.pipelines.specs import recipe_spec
 from tfdlrm.spec.coding import TableCoding
-from tfdlrm.spec.config import RunConfig, load_config
+from tfdlrm.spec.config import RunConfig, TableForm, load_config
 from tfdlrm.spec.criteo import CARDINALITIES, criteo_spec
 from tfdlrm.spec.errors import ConfigError
 from tfdlrm.spec.features import FeatureSpec
@@ -33,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_train(commands.add_parser("train", help="training through model.fit", allow_abbrev=False))
     _add_input(commands.add_parser("input", help="TFRecord files to shuffled batches", allow_abbrev=False))
     _add_prepare(commands.add_parser("prepare", help="raw rows to packed TFRecord files", allow_abbrev=False))
+    _add_serve(commands.add_parser("serve", help="questions to a server, over REST and gRPC", allow_abbrev=False))
     return parser
 
 
@@ -90,6 +91,22 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     _add_common(parser)
 
 
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--config", type=Path, metavar="FILE", help="recipe whose [model] to build (default: the paper's)")
+    add("--set", action="append", default=[], metavar="MODEL.KEY=VALUE", help="change [model]; repeatable")
+    _add_tables(parser)
+    add("--table-rows", type=positive, metavar="N", help="scale the tables to N rows together")
+    add("--stored", choices=get_args(TableForm), default="float32", help="form of the tables (default: %(default)s)")
+    add("--clients", type=positive, default=64, help="clients at a time, beside a single one (default: %(default)s)")
+    add("--candidates", type=positive, default=512, help="of a ranking question (default: %(default)s)")
+    add("--seconds", type=positive_number, default=5.0, help="of each load (default: %(default)s)")
+    add("--batching", type=Path, metavar="FILE", help="batching parameters, to measure with dynamic batching, too")
+    add("--folder", type=Path, metavar="DIR", help="keep the model here; one that lies there is taken")
+    add("--seed", type=natural, default=0, help="seed of weights, keys and questions (default: %(default)s)")
+    add("--json", type=Path, metavar="FILE", help="also write the figures to a file")
+
+
 def _add_tables(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tables", choices=sorted(CARDINALITIES), help="published cardinalities (default: kaggle)")
 
@@ -104,7 +121,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one benchmark and print its figures."""
     args = build_parser().parse_args(argv)
-    return run_command(lambda: {"train": _train, "input": _input, "prepare": _prepare}[args.command](args))
+    return run_command(lambda: _COMMANDS[args.command](args))
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -225,6 +242,30 @@ def _prepare(args: argparse.Namespace) -> int:
     print(f"raw to packed {how}, {figures['rows']:,} rows: {rate_text(figures)}")
     write_figures(args.json, figures)
     return 0
+
+
+def _serve(args: argparse.Namespace) -> int:
+    if wrong := [text for text in args.set if not text.startswith("model.")]:
+        raise ConfigError(f"`--set` must name a key of `model`. Received: {wrong[0]!r}.")
+    if args.batching is not None and not args.batching.is_file():
+        raise ConfigError(f"`--batching` must name a file. Received: {args.batching}.")
+    config = load_config(args.config, args.set)
+    load_tensorflow()
+    from tfdlrm.pipelines.benchmarks.batches import scaled
+    from tfdlrm.pipelines.benchmarks.serving import Plan, measure_serving, serving_table
+
+    spec = criteo_spec(CARDINALITIES[args.tables or "kaggle"], config.model.embedding_dim)
+    if args.table_rows:
+        spec = scaled(spec, args.table_rows)
+    plan = Plan(args.clients, args.candidates, args.seconds, args.seed, args.stored, args.batching)
+    console = Console()
+    figures = measure_serving(spec, config, plan, args.folder, lambda line: console.print(f"serve: {line}"))
+    console.print(serving_table(figures))
+    write_figures(args.json, figures)
+    return 0
+
+
+_COMMANDS = {"train": _train, "input": _input, "prepare": _prepare, "serve": _serve}
 
 
 @contextmanager

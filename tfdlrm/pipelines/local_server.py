@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -27,21 +29,25 @@ class LocalServer:
         model_name: Name in request paths.
         base: Folder of the versions.
         log_file: Where its output goes.
+        flags: More flags of the server.
+        grpc: Whether it speaks gRPC, too. Defaults to `False`.
 
     Attributes:
-        url: Scheme, host and port.
+        url: Scheme, host and port of REST.
+        grpc_target: Host and port of gRPC.
     """
 
-    def __init__(self, model_name: str, base: Path, log_file: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
+    def __init__(
+        self, model_name: str, base: Path, log_file: Path, flags: Sequence[str] = (), grpc: bool = False
+    ) -> None:
+        port, grpc_port = _free_ports(2)
+        self.url, self.grpc_target = f"http://127.0.0.1:{port}", f"127.0.0.1:{grpc_port}"
         self._log_file = log_file
         self._command = [
             *(sys.executable, "-m", "tfdlrm.serving", "--model_name", model_name),
-            *("--model_base_path", str(base), "--port", "0", "--rest_api_port", str(port)),
-            *("--file_system_poll_wait_seconds", "0"),
+            *("--model_base_path", str(base), "--rest_api_port", str(port), "--file_system_poll_wait_seconds", "0"),
+            *("--port", str(grpc_port if grpc else 0)),
+            *flags,
         ]
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
@@ -89,3 +95,11 @@ class LocalServer:
                     raise VerifyError(f"the server has ended; its output is in {self._log_file}.") from None
                 if time.monotonic() > end:
                     raise VerifyError(f"the server is not ready: {error}. Its output is in {self._log_file}.") from None
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]

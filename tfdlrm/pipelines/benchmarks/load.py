@@ -26,8 +26,14 @@ class LoadError(RuntimeError):
     """A question that was not answered well."""
 
 
-async def rest_client(url: str) -> Ask:
-    """Return what asks over one HTTP connection; `url` is the whole address that is posted to."""
+async def rest_client(url: str, refused: bool) -> Ask:
+    """Return what asks over one HTTP connection.
+
+    Args:
+        url: The whole address that is posted to.
+        refused: Whether 400 is the answer that is due, and not 200.
+    """
+    due = b"http/1.1 400" if refused else b"http/1.1 200"
     parts = urlsplit(url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     head = f"POST {parts.path} HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-type: application/json\r\n"
@@ -38,14 +44,14 @@ async def rest_client(url: str) -> Ask:
         lines = answer.lower().split(b"\r\n")
         length = next(int(line.partition(b":")[2]) for line in lines if line.startswith(b"content-length:"))
         content = await reader.readexactly(length)
-        if not lines[0].startswith(b"http/1.1 200"):
+        if not lines[0].startswith(due):
             raise LoadError(f"{url}: {lines[0].decode()}: {content[:300].decode(errors='replace')}")
 
     return ask
 
 
-async def grpc_client(target: str) -> Ask:
-    """Return what asks `Predict` over one gRPC connection with serialized requests."""
+async def grpc_client(target: str, refused: bool) -> Ask:
+    """Return what asks `Predict` over one gRPC connection with serialized requests; see `rest_client`."""
     import grpc
 
     # Channels with equal options share a connection unless told otherwise.
@@ -61,13 +67,15 @@ async def grpc_client(target: str) -> Ask:
         try:
             await call(body)
         except grpc.RpcError as error:
+            if refused and error.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND):
+                return
             raise LoadError(f"{target}: {error}") from error
 
     return ask
 
 
 async def load(
-    kind: str, target: str, bodies: Sequence[bytes], clients: int, seconds: float, warm_up: float
+    kind: str, target: str, bodies: Sequence[bytes], clients: int, seconds: float, warm_up: float, refused: bool = False
 ) -> dict[str, float]:
     """Ask for some seconds and return the figures.
 
@@ -78,13 +86,14 @@ async def load(
         clients: How many ask at the same time.
         seconds: How long answers are counted.
         warm_up: Seconds before that.
+        refused: Whether the questions are ones that a server refuses: what it takes to say so is measured then.
 
     Returns:
         `requests`, `per_second`, and milliseconds `p50`, `p99`, `mean`, `first`, of which the last is the very first
         answer.
     """
     connect = {"rest": rest_client, "grpc": grpc_client}[kind]
-    asks = [await connect(target) for _ in range(clients)]
+    asks = [await connect(target, refused) for _ in range(clients)]
     turn = itertools.cycle(bodies)
     begun = time.perf_counter()
     await asks[0](next(turn))
@@ -120,10 +129,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--clients", type=int, default=1, help="clients at a time (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=5.0, help="time that counts (default: %(default)s)")
     parser.add_argument("--warm-up", type=float, default=1.0, help="time before that (default: %(default)s)")
+    parser.add_argument("--expect-refusal", action="store_true", help="the questions are bad ones, and are refused")
     args = parser.parse_args(argv)
     bodies = [path.read_bytes() for path in sorted(args.bodies.iterdir())]
     try:
-        figures = asyncio.run(load(args.kind, args.target, bodies, args.clients, args.seconds, args.warm_up))
+        figures = asyncio.run(
+            load(args.kind, args.target, bodies, args.clients, args.seconds, args.warm_up, args.expect_refusal)
+        )
     except (LoadError, OSError, asyncio.IncompleteReadError) as error:
         print(f"load: {error}", file=sys.stderr)
         return 1

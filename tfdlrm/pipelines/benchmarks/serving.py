@@ -1,0 +1,226 @@
+"""How fast a server answers: one process that serves, one that asks, and the bare signature beside them."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from rich.table import Table
+
+from tfdlrm.data.encoder import FeatureEncoder
+from tfdlrm.pipelines.benchmarks.figures import machine_figures
+from tfdlrm.pipelines.benchmarks.served_model import (
+    Columns,
+    candidate_columns,
+    grpc_body,
+    questions,
+    random_vocabularies,
+    rank_question,
+    rest_body,
+    write_model,
+)
+from tfdlrm.pipelines.local_server import LocalServer
+from tfdlrm.serving.client import PredictClient
+from tfdlrm.spec.config import RunConfig
+from tfdlrm.spec.derive import encoding_of
+from tfdlrm.spec.errors import MachineError
+from tfdlrm.spec.features import FeatureSpec
+
+NAME = "kaggle"
+_BODIES = 200  # different questions, asked in turn
+_BARE_CALLS = 2000
+_ROOT = Path(__file__).resolve().parents[3]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure.
+
+    Attributes:
+        clients: Clients at a time, beside a single one.
+        candidates: Candidates of a ranking question.
+        seconds: How long each load lasts.
+        seed: Of weights, keys and questions.
+        tables: How the exported model stores its tables.
+        batching: Parameter file of dynamic batching; `None` measures without.
+    """
+
+    clients: int = 64
+    candidates: int = 512
+    seconds: float = 5.0
+    seed: int = 0
+    tables: str = "float32"
+    batching: Path | None = None
+
+
+def measure_serving(
+    spec: FeatureSpec, config: RunConfig, plan: Plan, folder: Path | None, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Export a model, serve it, and return milliseconds and requests a second.
+
+    Args:
+        spec: Criteo's features with the tables' sizes.
+        config: Its `[model]` is built.
+        plan: What to measure.
+        folder: Where the model lies; one that is there already is taken. `None` for a temporary one.
+        say: Told what comes next.
+
+    Raises:
+        MachineError: a server does not start, or a question is refused.
+    """
+    with tempfile.TemporaryDirectory(prefix="tfdlrm-serve-") as temporary:
+        base = (folder or Path(temporary)) / NAME
+        if not any(base.glob("[0-9]*")):
+            say(f"writing a model of {spec.table_rows:,} table rows")
+            write_model(base, spec, config, plan.seed, plan.tables)
+        version = max(base.glob("[0-9]*"), key=lambda path: int(path.name))
+        encoder = _encoder(spec, config, plan.seed)
+        asked = _Questions(encoder, candidate_columns(spec), plan, Path(temporary))
+        say("the bare signatures")
+        bare = _bare(version, asked)
+        figures: dict[str, Any] = {"bare": bare, "version_bytes": _bytes(version)}
+        say("REST and gRPC")
+        figures["plain"] = _loads(base, asked, plan, Path(temporary) / "plain.log", ())
+        if plan.batching is not None:
+            say("with dynamic batching")
+            flags = ("--enable_batching", "--batching_parameters_file", str(plan.batching))
+            figures["batching"] = _loads(base, asked, plan, Path(temporary) / "batching.log", flags)
+    return {**figures, "table_rows": spec.table_rows, "clients": plan.clients, "candidates": plan.candidates} | (
+        machine_figures()
+    )
+
+
+def serving_table(figures: Mapping[str, Any]) -> Table:
+    """Return the figures as a table: one line a load."""
+    bare = figures["bare"]
+    table = Table(
+        title=f"{figures['table_rows']:,} table rows; bare signature, one row: {bare['predict']:.2f} ms, "
+        f"{figures['candidates']} candidates: {bare['rank']:.2f} ms"
+    )
+    for heading in ("server", "load", "clients", "p50 ms", "p99 ms", "first ms", "a second"):
+        table.add_column(heading, justify="left" if heading in ("server", "load") else "right")
+    for server in ("plain", "batching"):
+        for name, load in figures.get(server, {}).items():
+            what, clients = name.rsplit(" ", 1)
+            times = [f"{load[key]:.2f}" for key in ("p50", "p99", "first")]
+            table.add_row(server, what, clients, *times, f"{load['per_second']:,.0f}")
+    return table
+
+
+def _encoder(spec: FeatureSpec, config: RunConfig, seed: int) -> FeatureEncoder:
+    return FeatureEncoder(
+        spec, encoding_of(config.data), random_vocabularies(spec, config, np.random.default_rng(seed)), {}
+    )
+
+
+class _Questions:
+    """Questions as columns and as folders of bodies."""
+
+    def __init__(self, encoder: FeatureEncoder, candidates: tuple[str, ...], plan: Plan, folder: Path) -> None:
+        columns = questions(encoder, max(_BODIES, plan.candidates), plan.seed + 1)
+        self.rows = [{name: values[i : i + 1] for name, values in columns.items()} for i in range(_BODIES)]
+        many = {name: values[: plan.candidates] for name, values in columns.items()}
+        self.ranks = [rank_question(_turned(many, i), candidates) for i in range(8)]
+        self.folders: dict[str, Path] = {}
+        kinds: dict[str, tuple[str, Sequence[Columns]]] = {
+            "predict": ("serving_default", self.rows),
+            "rank": ("rank", self.ranks),
+        }
+        for kind, (signature, asked) in kinds.items():
+            for transport in ("rest", "grpc"):
+                path = folder / f"{kind}-{transport}"
+                path.mkdir()
+                self.folders[path.name] = path
+                for number, question in enumerate(asked):
+                    body = (
+                        rest_body(question, signature) if transport == "rest" else grpc_body(question, NAME, signature)
+                    )
+                    (path / f"{number:04d}").write_bytes(body)
+        empty = folder / "empty"
+        empty.mkdir()
+        (empty / "0").write_bytes(b"")
+        self.folders["empty"] = empty
+
+
+def _turned(columns: Columns, by: int) -> Columns:
+    return {name: np.roll(values, by) for name, values in columns.items()}
+
+
+def _bare(version: Path, asked: _Questions) -> dict[str, float]:
+    """Return the median milliseconds of a signature called in this process with tensors that are ready."""
+    loaded = tf.saved_model.load(str(version))
+    found = {}
+    for kind, signature, columns, calls in (
+        ("predict", "serving_default", asked.rows, _BARE_CALLS),
+        ("rank", "rank", asked.ranks, _BARE_CALLS // 20),
+    ):
+        function = loaded.signatures[signature]
+        ready = [{name: tf.constant(values) for name, values in question.items()} for question in columns]
+        took = []
+        for number in range(calls + 50):
+            begun = time.perf_counter()
+            for output in function(**ready[number % len(ready)]).values():
+                output.numpy()
+            took.append(time.perf_counter() - begun)
+        found[kind] = statistics.median(took[50:]) * 1e3
+    return found
+
+
+def _loads(base: Path, asked: _Questions, plan: Plan, log: Path, flags: Sequence[str]) -> dict[str, Any]:
+    """Serve the model and put every load on it in turn."""
+    figures: dict[str, Any] = {}
+    with _serving(base, log, flags) as (url, target):
+        rest = f"{url}/v1/models/{NAME}:predict"
+        one = {"rest": rest, "grpc": target}
+        for transport, where in one.items():
+            body = asked.folders[f"predict-{transport}"]
+            figures[f"{transport} predict 1"] = _load(transport, where, body, 1, plan.seconds)
+            figures[f"{transport} predict {plan.clients}"] = _load(transport, where, body, plan.clients, plan.seconds)
+            figures[f"{transport} rank 1"] = _load(
+                transport, where, asked.folders[f"rank-{transport}"], 1, plan.seconds
+            )
+        empty = asked.folders["empty"]
+        # What the server answers without a model: an empty body is refused, an empty status request is, too.
+        more = ("--expect-refusal",)
+        figures[f"rest empty {plan.clients}"] = _load("rest", rest, empty, plan.clients, plan.seconds, *more)
+        figures[f"grpc empty {plan.clients}"] = _load("grpc", target, empty, plan.clients, plan.seconds, *more)
+    return figures
+
+
+@contextmanager
+def _serving(base: Path, log: Path, flags: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Serve inside the block; yield the REST address and that of gRPC."""
+    with LocalServer(NAME, base, log, flags, grpc=True) as server:
+        with PredictClient(server.url, NAME, timeout=300) as client:
+            server.wait_until_ready(client)
+        yield server.url, server.grpc_target
+
+
+def _load(transport: str, where: str, bodies: Path, clients: int, seconds: float, *more: str) -> Mapping[str, float]:
+    """Ask from another process."""
+    paths = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [
+        *(sys.executable, "-m", "tfdlrm.pipelines.benchmarks.load", transport, where, str(bodies)),
+        *("--clients", str(clients), "--seconds", str(seconds), *more),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths}, check=False)
+    if done.returncode:
+        raise MachineError(f"{where}: the clients ended with {done.returncode}: {done.stderr.strip()[-500:]}")
+    figures: dict[str, float] = json.loads(done.stdout)
+    return figures
+
+
+def _bytes(directory: Path) -> int:
+    return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
