@@ -85,7 +85,7 @@ def test_models_answer_what_they_predict(tmp_path, name):
 
 
 def every_kind() -> FeatureSpec:
-    kinds = itertools.product((False, True), (None, "mult", "add", "concat"))
+    kinds = zip(itertools.cycle((True, False)), (None, "mult", "add", "concat"), strict=False)
     tables = [
         {
             "vocabulary_size": 50 + number,

@@ -206,7 +206,8 @@ def _converted(model: keras.Model, record: ExportRecord, sources: Sequence[Sourc
 
     inputs = [*columns.values(), *tables]
     logger = logging.getLogger("tf2onnx")
-    level, _ = logger.level, logger.setLevel(logging.ERROR)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         proto, _ = tf2onnx.convert.from_function(
             tf.function(serve, input_signature=inputs, autograph=False), inputs, opset=OPSET
@@ -225,7 +226,7 @@ def _reading(collections: Sequence[EmbeddingCollection], sources: Sequence[Any])
     try:
         for collection in collections:
             own = [next(left) for _ in stored_rows(collection)]
-            collection.stand_in = lambda own=own: own  # type: ignore[misc]
+            collection.stand_in = lambda own=own: own
         yield
     finally:
         for collection, stand_in in zip(collections, before, strict=True):

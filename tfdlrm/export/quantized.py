@@ -105,7 +105,7 @@ def pack_rows(rows: Floats, form: Packing) -> npt.NDArray[np.uint8]:
         half = (rows.shape[1] + 1) // 2
         low, high = packed[:, :half], np.zeros_like(packed[:, :half])
         high[:, : rows.shape[1] - half] = packed[:, half:]
-        packed = low | (high << 4)
+        packed = low | (high << np.uint8(4))
     line = np.concatenate([scale, offset], axis=1).astype("<f2").view(np.uint8)
     return np.concatenate([packed, line], axis=1)
 
@@ -255,7 +255,7 @@ def _stored(stack: StripedRows, form: TableForm, tables: list[str]) -> Source:
     packed = StripedRows((tf.Variable(tf.zeros([rows, sizes[smallest]], tf.uint8), trainable=False),))
     for lo, values in _chunks(stack):
         packed.write(lo, pack_rows(values / unit, packing))
-    return PackedRows(packed.variables[0], packing, width, float(unit))
+    return PackedRows(packed.variables[0], packing, width, unit)
 
 
 def _chunks(stack: StripedRows) -> Iterator[tuple[int, Floats]]:
@@ -267,7 +267,7 @@ def _chunks(stack: StripedRows) -> Iterator[tuple[int, Floats]]:
         yield lo, values.astype(np.float32, copy=False)
 
 
-def _unit(stack: StripedRows, tables: list[str]) -> np.float32:
+def _unit(stack: StripedRows, tables: list[str]) -> float:
     """Return the power of two of which the largest magnitude of a stack is at most 2^14."""
     greatest = np.float32(0)
     for _, values in _chunks(stack):
@@ -275,7 +275,7 @@ def _unit(stack: StripedRows, tables: list[str]) -> np.float32:
     if not np.isfinite(greatest):
         raise DataError(f"tables must be finite to be stored in fewer bytes. Received: {', '.join(tables)}.")
     exponent = np.frexp(greatest)[1] - _EXPONENT if greatest else 0
-    return np.float32(2.0 ** max(int(exponent), _LEAST_EXPONENT))
+    return 2.0 ** max(int(exponent), _LEAST_EXPONENT)
 
 
 def _half(values: Floats, towards: float | None = None) -> Floats:
