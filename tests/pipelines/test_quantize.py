@@ -12,7 +12,7 @@ import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
 from tests.pipelines.small_runs import call, refusal, write_recipe
-from tfdlrm.pipelines import criteo, quantize
+from tfdlrm.pipelines import criteo, onnx, quantize
 
 COLUMNS = {"dense": [{"name": "I1"}], "sparse": [{"name": name} for name in ("C9", "C14", "C17", "C20")]}
 TRAINED = ("--stages", "prepare,train,evaluate")
@@ -74,6 +74,10 @@ def test_a_run_exports_int8_verifies_it_and_reports_what_it_costs(run: tuple[lis
     assert line.endswith("exported with other `export.tables`. Run the stage `export` again.")
     assert call(criteo.main, *again, "--stages", "export").code == 0
     assert export_of(folder / "run")["version"] == 2 and "quantized" not in export_of(folder / "run")
+    outcome = call(onnx.main, "--work-dir", folder / "run", "--out", folder / "model.onnx")
+    assert outcome.code == 0, outcome
+    assert outcome.out.startswith(f"{folder / 'model.onnx'}: ") and outcome.out.endswith("/models/small/2\n")
+    assert (folder / "model.onnx").stat().st_size > own["bytes"]
 
 
 def test_a_loss_above_the_limit_gets_no_version(tmp_path: Path) -> None:
@@ -118,6 +122,14 @@ def test_all_forms_are_compared(trained: tuple[Path, Path], tmp_path: Path) -> N
 def test_who_comes_too_early_is_told(tmp_path: Path) -> None:
     line = refusal("--work-dir", tmp_path / "nowhere", main=quantize.main)
     assert line == f"`--work-dir` must be that of a run. Received: {tmp_path / 'nowhere'}, without a config.toml."
+    line = refusal("--work-dir", tmp_path / "nowhere", "--out", tmp_path / "model.onnx", main=onnx.main)
+    assert line == f"`--work-dir` must be that of a run. Received: {tmp_path / 'nowhere'}, without a config.toml."
+
+
+def test_onnx_wants_a_version(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    _, work_dir = trained
+    line = refusal("--work-dir", work_dir, "--out", tmp_path / "model.onnx", main=onnx.main)
+    assert line == f"{work_dir}: nothing exported. Run the stage `export` first."
 
 
 def test_unknown_forms_are_refused(tmp_path: Path) -> None:

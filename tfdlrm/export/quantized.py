@@ -18,7 +18,7 @@ operations of stock TensorFlow.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
@@ -105,9 +105,14 @@ def pack_rows(rows: Floats, form: Packing) -> npt.NDArray[np.uint8]:
         half = (rows.shape[1] + 1) // 2
         low, high = packed[:, :half], np.zeros_like(packed[:, :half])
         high[:, : rows.shape[1] - half] = packed[:, half:]
-        packed = low | (high << 4)
+        packed = low | (high << np.uint8(4))
     line = np.concatenate([scale, offset], axis=1).astype("<f2").view(np.uint8)
     return np.concatenate([packed, line], axis=1)
+
+
+def bits_to_half(pairs: tf.Tensor) -> tf.Tensor:
+    """Return pairs of bytes, uint8 `[..., 2]`, as the float16 numbers that they are, float32 `[...]`."""
+    return tf.cast(tf.bitcast(pairs, tf.float16), tf.float32)
 
 
 class PackedRows:
@@ -128,15 +133,17 @@ class PackedRows:
 
     def look_up(self, rows: tf.Tensor) -> tf.Tensor:
         """Return rows as float32 `[*rows.shape, width]`."""
-        packed = tf.gather(self.variables[0], rows)
+        return self.decode(tf.gather(self.variables[0], rows))
+
+    def decode(self, packed: tf.Tensor, to_half: Callable[[tf.Tensor], tf.Tensor] = bits_to_half) -> tf.Tensor:
+        """Return packed rows `[..., packed_width]` as float32 `[..., width]`."""
         codes, line = packed[..., :-_PARAMETER_BYTES], packed[..., -_PARAMETER_BYTES:]
         if self._form == "int4":
             halves = [tf.bitwise.bitwise_and(codes, np.uint8(15)), tf.bitwise.right_shift(codes, np.uint8(4))]
             codes = tf.concat(halves, axis=-1)[..., : self._width]
-        pairs = tf.reshape(line, tf.concat([tf.shape(line)[:-1], [2, 2]], axis=0))
-        line = tf.cast(tf.bitcast(pairs, tf.float16), tf.float32) * self._unit
+        line = to_half(tf.reshape(line, tf.concat([tf.shape(line)[:-1], [2, 2]], axis=0))) * self._unit
         vectors = tf.cast(codes, tf.float32) * line[..., :1] + line[..., 1:]
-        return tf.ensure_shape(vectors, [*rows.shape, self._width])
+        return tf.ensure_shape(vectors, [*packed.shape[:-1], self._width])
 
 
 class HalfRows:
@@ -153,7 +160,11 @@ class HalfRows:
 
     def look_up(self, rows: tf.Tensor) -> tf.Tensor:
         """Return rows as float32 `[*rows.shape, width]`."""
-        return tf.cast(tf.gather(self.variables[0], rows), tf.float32) * self._unit
+        return self.decode(tf.gather(self.variables[0], rows))
+
+    def decode(self, stored: tf.Tensor) -> tf.Tensor:
+        """Return stored rows as float32, of the same shape."""
+        return tf.cast(stored, tf.float32) * self._unit
 
 
 Source = StripedRows | PackedRows | HalfRows
@@ -214,12 +225,15 @@ def quantized_tables(model: keras.Model, form: TableForm) -> Iterator[TableBytes
 def _table_bytes(collections: list[EmbeddingCollection]) -> TableBytes:
     float32 = stored = 0
     for collection in collections:
-        own = collection.row_stacks()
-        float32 += sum(4 * rows * width for rows, width in (stack.shape for stack in own))
-        sources = own if collection.stand_in is None else collection.stand_in()
-        variables = [variable for source in sources for variable in source.variables]
+        float32 += sum(4 * rows * width for rows, width in (stack.shape for stack in collection.row_stacks()))
+        variables = [variable for source in stored_rows(collection) for variable in source.variables]
         stored += sum(variable.shape.num_elements() * variable.dtype.size for variable in variables)
     return TableBytes(float32, stored)
+
+
+def stored_rows(collection: EmbeddingCollection) -> list[Source]:
+    """Return what a collection reads at present: its own stacks, or those that stand in for them."""
+    return list(collection.row_stacks() if collection.stand_in is None else collection.stand_in())
 
 
 def _stored(stack: StripedRows, form: TableForm, tables: list[str]) -> Source:
@@ -241,7 +255,7 @@ def _stored(stack: StripedRows, form: TableForm, tables: list[str]) -> Source:
     packed = StripedRows((tf.Variable(tf.zeros([rows, sizes[smallest]], tf.uint8), trainable=False),))
     for lo, values in _chunks(stack):
         packed.write(lo, pack_rows(values / unit, packing))
-    return PackedRows(packed.variables[0], packing, width, float(unit))
+    return PackedRows(packed.variables[0], packing, width, unit)
 
 
 def _chunks(stack: StripedRows) -> Iterator[tuple[int, Floats]]:
@@ -253,7 +267,7 @@ def _chunks(stack: StripedRows) -> Iterator[tuple[int, Floats]]:
         yield lo, values.astype(np.float32, copy=False)
 
 
-def _unit(stack: StripedRows, tables: list[str]) -> np.float32:
+def _unit(stack: StripedRows, tables: list[str]) -> float:
     """Return the power of two of which the largest magnitude of a stack is at most 2^14."""
     greatest = np.float32(0)
     for _, values in _chunks(stack):
@@ -261,7 +275,7 @@ def _unit(stack: StripedRows, tables: list[str]) -> np.float32:
     if not np.isfinite(greatest):
         raise DataError(f"tables must be finite to be stored in fewer bytes. Received: {', '.join(tables)}.")
     exponent = np.frexp(greatest)[1] - _EXPONENT if greatest else 0
-    return np.float32(2.0 ** max(int(exponent), _LEAST_EXPONENT))
+    return 2.0 ** max(int(exponent), _LEAST_EXPONENT)
 
 
 def _half(values: Floats, towards: float | None = None) -> Floats:

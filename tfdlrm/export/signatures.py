@@ -89,7 +89,8 @@ def out_of_vocabulary_rows(spec: FeatureSpec, rows: Mapping[str, int]) -> dict[s
     return {name: rows[name] for name in names}
 
 
-def _batch_signature(spec: FeatureSpec, id_type: tf.DType) -> dict[str, tf.TensorSpec]:
+def batch_signature(spec: FeatureSpec, id_type: tf.DType) -> dict[str, tf.TensorSpec]:
+    """Return the inputs of a model, by name."""
     columns = {"sparse": tf.TensorSpec([None, spec.n_ids], id_type, "sparse")}
     if spec.n_dense:
         columns["dense"] = tf.TensorSpec([None, spec.n_dense], tf.float32, "dense")
@@ -100,7 +101,7 @@ def _batch_signature(spec: FeatureSpec, id_type: tf.DType) -> dict[str, tf.Tenso
 
 def _score_function(model: keras.Model, logit_shift: float) -> Score:
     """Return the model as one traced function, so that its constants are in the SavedModel once."""
-    columns = _batch_signature(model.spec, tf.as_dtype(model.spec.id_dtype))
+    columns = batch_signature(model.spec, tf.as_dtype(model.spec.id_dtype))
     probability = probability_function(model, logit_shift)
 
     @tf.function(input_signature=[columns], autograph=False)
@@ -123,7 +124,7 @@ def _on_ids(spec: FeatureSpec, score: Score, oov_rows: Mapping[str, int]) -> Any
         ids = tf.cast(tf.where(known, ids, tf.constant(unseen, tf.int64)), tf.as_dtype(spec.id_dtype))
         return {OUTPUT: score({**batch, "sparse": ids})}
 
-    return serve_ids.get_concrete_function(**_batch_signature(spec, tf.int64))
+    return serve_ids.get_concrete_function(**batch_signature(spec, tf.int64))
 
 
 def _on_columns(columns: Mapping[str, tf.TensorSpec], score_raw: Score) -> Any:

@@ -1,0 +1,59 @@
+"""`python -m tfdlrm.pipelines.onnx --work-dir RUN --out FILE`: an exported model on encoded ids as ONNX, checked."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tfdlrm.pipelines.cli import load_tensorflow, refuse_directories, run_command
+from tfdlrm.pipelines.console import Console
+from tfdlrm.pipelines.work_dir import WorkDir
+from tfdlrm.spec.config import load_config
+from tfdlrm.spec.errors import ConfigError, DataError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command."""
+    parser = argparse.ArgumentParser("python -m tfdlrm.pipelines.onnx", description=__doc__, allow_abbrev=False)
+    add = parser.add_argument
+    add("--work-dir", type=Path, required=True, metavar="RUN", help="work dir of a run that has been exported")
+    add("--out", type=Path, required=True, metavar="FILE", help="the ONNX file; large tables go to FILE.data")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    args = build_parser().parse_args(argv)
+    return run_command(lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> int:
+    refuse_directories(args.out)
+    work_dir = WorkDir(args.work_dir)
+    if not work_dir.config_file.is_file():
+        raise ConfigError(f"`--work-dir` must be that of a run. Received: {args.work_dir}, without a config.toml.")
+    config = load_config(work_dir.config_file)
+    load_tensorflow()
+    from tfdlrm.export.onnx import export_onnx
+    from tfdlrm.export.saved_model import ASSETS, RECORD_FILE, ExportRecord
+    from tfdlrm.pipelines.stages.context import Run
+
+    with work_dir.open(config):
+        run = Run(config, work_dir, Console(work_dir.logs / "pipeline.log"))
+        exported = work_dir.stage("export")
+        if exported is None or not Path(exported["path"]).is_dir():
+            raise DataError(f"{work_dir.path}: nothing exported. Run the stage `export` first.")
+        if exported["step"] != run.chosen_step():
+            raise DataError(f"{work_dir.path}: other weights were exported. Run the stage `export` again.")
+        version = Path(exported["path"])
+        record = ExportRecord.from_json((version / ASSETS / RECORD_FILE).read_text(encoding="utf-8"))
+        report = export_onnx(run.trained_model(), record, version, args.out, tolerance=config.export.tolerance)
+    beside = ", tables in a file beside it" if report.external else ""
+    print(f"{args.out}: {report.bytes / 2**20:,.1f} MiB{beside}, at most {report.difference:.1e} from {version}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
