@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from tests.serving.conftest import Server
+from tests.serving.conftest import ROOT, Server
 from tests.serving.fixtures import config_text, write_fixtures
 
 PREDICT = "/v1/models/m:predict"
@@ -372,3 +373,12 @@ def test_case_52_recorded_requests_that_cannot_be_replayed_are_a_load_error(mode
         state = "AVAILABLE" if code == "OK" else "END"
         assert (shown["state"], shown["status"]["error_code"]) == (state, code), name
     assert json.loads(server.client.get("/v1/models/sound/metadata").content)["model_spec"]["version"] == "1"
+
+
+def test_every_case_of_the_list_is_asked():
+    table = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^\| (\d+)\*? \|", table, re.MULTILINE))
+    here = Path(__file__).read_text(encoding="utf-8")
+    in_tables = set(re.findall(r"(?:Refused|Answered|refused_body)\(\s*(\d+),", here))
+    assert listed == in_tables | set(re.findall(r"^def test_case_(\d+)_", here, re.MULTILINE))
+    assert len(listed) > 40
