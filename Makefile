@@ -7,10 +7,10 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format lock clean
+.PHONY: help venv demo test lint format lock clean serve-fixtures serve-check
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 venv: $(INSTALLED) ## make .venv from the lock (the targets below do it themselves)
 
@@ -19,6 +19,15 @@ demo: $(INSTALLED) ## rows, training, export and check, from nothing to a served
 
 test: $(INSTALLED) ## run the tests, two files at a time; some of them with ARGS="tests/spec -q"
 	@TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(ARGS)
+
+serve-fixtures: $(INSTALLED) ## write small models and models.config into build/serving-fixtures, for any server at /models
+	@mkdir -p build
+	@TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python -m tests.serving.fixtures build/serving-fixtures
+
+serve-check: $(INSTALLED) ## ask a server that holds them, case by case: URL=http://host:8501 GRPC=host:8500
+	@test -n "$(URL)" || { echo "usage: make serve-check URL=http://host:8501 [GRPC=host:8500]" >&2; exit 2; }
+	@TF_CPP_MIN_LOG_LEVEL=2 TFDLRM_SERVE_URL=$(URL) TFDLRM_SERVE_GRPC=$(GRPC) \
+		$(BIN)/python -m pytest tests/serving/test_conformance.py -rs $(ARGS)
 
 lint: $(INSTALLED) ## ruff, its format, and mypy
 	$(BIN)/ruff check .

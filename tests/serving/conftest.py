@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import socket
@@ -62,6 +63,21 @@ class Server:
         self.process.stdout.close()
 
 
+@dataclasses.dataclass(frozen=True)
+class OtherServer:
+    """A server that runs already and holds the fixture models."""
+
+    url: str
+    grpc_address: str | None
+
+
+@pytest.fixture(scope="session")
+def other_server() -> OtherServer | None:
+    """The server named by `make serve-check`; None where the tests start their own."""
+    url = os.environ.get("TFDLRM_SERVE_URL")
+    return OtherServer(url, os.environ.get("TFDLRM_SERVE_GRPC") or None) if url else None
+
+
 @pytest.fixture(scope="session")
 def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The fixture model as version 1 of a model."""
@@ -84,11 +100,13 @@ def server(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.fixture
-def start_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+def start_server(tmp_path: Path, other_server: OtherServer | None) -> Iterator[Callable[..., Server]]:
     """Return a function that starts a server for one test."""
+    if other_server is not None:
+        pytest.skip("needs a server of its own, not the one that was named")
     started: list[Server] = []
 
-    def start(base_path: Path, *flags: str) -> Server:
+    def start(base_path: Path | None, *flags: str) -> Server:
         started.append(Server(base_path, tmp_path / f"log{len(started)}.txt", *flags))
         return started[-1]
 

@@ -1,8 +1,14 @@
-"""The models that the conformance tests ask for their answers."""
+"""The models that the conformance tests ask for their answers.
+
+`python -m tests.serving.fixtures DIR` writes them into a directory, with the `models.config` of a server that sees this
+directory as `/models`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import argparse
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 # The types that one signature takes and gives back as they are.
@@ -184,3 +190,57 @@ def warmup_records() -> list[bytes]:
         log.request.input.example_list.examples.add()
     multi.input.example_list.examples.add()
     return [log.SerializeToString() for log in logs]
+
+
+def write_small_model(path: Path, offset: float) -> None:
+    """Write a SavedModel with the first signature of the large one and nothing else."""
+    import tensorflow as tf
+
+    model = tf.Module()
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
+    def half_plus_offset(x):
+        return {"y": x * 0.5 + offset}
+
+    tf.saved_model.save(model, str(path), signatures={"serving_default": half_plus_offset})
+
+
+def config_text(models: Mapping[str, str], root: Path) -> str:
+    """Return a ModelServerConfig of models under `root`; the values are what each entry holds besides."""
+    entries = (
+        f'  config {{ name: "{name}" base_path: "{root / name}" model_platform: "tensorflow" {more}}}\n'
+        for name, more in models.items()
+    )
+    return f"model_config_list {{\n{''.join(entries)}}}\n"
+
+
+def write_fixtures(folder: Path, root: Path) -> None:
+    """Write the models "m" (version 1) and "versions" (1 and 2, labelled), and their `models.config`.
+
+    Args:
+        folder: Where to; what is there is replaced.
+        root: The same folder as the server sees it.
+    """
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    write_model(temporary / "m" / "1")
+    for version, offset in ((1, 2.0), (2, 100.0)):
+        write_small_model(temporary / "versions" / str(version), offset)
+    labels = 'version_labels { key: "stable" value: 1 } version_labels { key: "canary" value: 2 } '
+    models = {"m": "", "versions": "model_version_policy { all {} } " + labels}
+    (temporary / "models.config").write_text(config_text(models, root), encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m tests.serving.fixtures", description=__doc__)
+    parser.add_argument("folder", type=Path, help="where to; what is there is replaced")
+    parser.add_argument("--root", type=Path, default=Path("/models"), help="the folder as the server sees it")
+    args = parser.parse_args()
+    write_fixtures(args.folder, args.root)
+    print(f"{args.folder}/models.config: models under {args.root}")
+
+
+if __name__ == "__main__":
+    main()
