@@ -252,11 +252,12 @@ def _serve(args: argparse.Namespace) -> int:
     config = load_config(args.config, args.set)
     load_tensorflow()
     from tfdlrm.pipelines.benchmarks.batches import scaled
+    from tfdlrm.pipelines.benchmarks.served_model import with_reserved_rows
     from tfdlrm.pipelines.benchmarks.serving import Plan, measure_serving, serving_table
 
     spec = criteo_spec(CARDINALITIES[args.tables or "kaggle"], config.model.embedding_dim)
     if args.table_rows:
-        spec = scaled(spec, args.table_rows)
+        spec = with_reserved_rows(scaled(spec, args.table_rows), config)
     plan = Plan(args.clients, args.candidates, args.seconds, args.seed, args.stored, args.batching)
     console = Console()
     figures = measure_serving(spec, config, plan, args.folder, lambda line: console.print(f"serve: {line}"))

@@ -9,6 +9,8 @@ from contextvars import ContextVar
 
 from tfdlrm.serving.errors import Code, StatusError
 
+_LONGEST = 3600.0 * 24 * 365  # gRPC has a number for "no deadline" that no clock can wait for
+
 _deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
 
 
@@ -34,7 +36,8 @@ def deadline(at: float | None) -> Iterator[None]:
 def seconds_left() -> float | None:
     """Return how long the request may still take, in seconds; None for as long as it needs."""
     at = _deadline.get()
-    return None if at is None else max(0.0, at - time.monotonic())
+    left = None if at is None else max(0.0, at - time.monotonic())
+    return None if left is None or left > _LONGEST else left
 
 
 def exceeded() -> StatusError:

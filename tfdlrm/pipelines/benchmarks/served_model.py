@@ -29,6 +29,16 @@ def candidate_columns(spec: FeatureSpec) -> tuple[str, ...]:
     return tuple(feature.name for feature in spec.sparse[::CANDIDATE_SHARE])
 
 
+def with_reserved_rows(spec: FeatureSpec, config: RunConfig) -> FeatureSpec:
+    """Return the same features, every table with room for one value beside its reserved rows."""
+    codings = encoding_of(config.data).tables
+    tables = (
+        table.model_copy(update={"vocabulary_size": max(table.vocabulary_size, codings[table.name].first_id + 1)})
+        for table in spec.tables
+    )
+    return spec.model_copy(update={"tables": tuple(tables)})
+
+
 def random_vocabularies(spec: FeatureSpec, config: RunConfig, rng: np.random.Generator) -> dict[str, Vocabulary]:
     """Return vocabularies that fill the tables: distinct random 32-bit keys, rows in random order."""
     found = {}
@@ -54,14 +64,7 @@ def write_model(base: Path, spec: FeatureSpec, config: RunConfig, seed: int, tab
     vocabularies = random_vocabularies(spec, config, np.random.default_rng(seed))
     encoder = FeatureEncoder(spec, encoding_of(config.data), vocabularies, {})
     model = build(config.model.name, spec, config.model, seed=seed)
-    return export_model(
-        model,
-        encoder,
-        base,
-        rank_candidates=candidate_columns(spec),
-        tables=tables,
-        warmup=questions(encoder, 64, seed),
-    )
+    return export_model(model, encoder, base, rank_candidates=candidate_columns(spec), tables=tables)
 
 
 def questions(encoder: FeatureEncoder, rows: int, seed: int) -> Columns:
