@@ -213,7 +213,7 @@ def _load(transport: str, where: str, bodies: Path, clients: int, seconds: float
     paths = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [
         *(sys.executable, "-m", "tfdlrm.pipelines.benchmarks.load", transport, where, str(bodies)),
-        *("--clients", str(clients), "--seconds", str(seconds), *more),
+        *("--clients", str(clients), "--seconds", str(seconds), "--warm-up", str(min(seconds, 1.0)), *more),
     ]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths}, check=False)
     if done.returncode:
