@@ -6,7 +6,7 @@ import math
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
@@ -134,6 +134,12 @@ class ExportConfig(Frozen):
             were. False: of the rows that are left.
         verify_rows: Rows that the served model is asked about.
         tolerance: Largest difference allowed from the trained model's probability.
+        rank_candidates: Raw columns that differ by candidate in the signature `rank`; the others are the question's.
+            Without any there is no `rank`.
+        warmup_batch_sizes: Rows of the requests that a server replays before it answers. Empty: it replays none.
+        min_auc: Least AUC of the rows that were evaluated. `None` asks for none.
+        no_regression: Whether the version in place must not be better in log loss, on the rows that are verified.
+        max_regression: By how much it may be better all the same.
     """
 
     directory: str = "saved_models"
@@ -142,6 +148,11 @@ class ExportConfig(Frozen):
     correct_sampling: bool = True
     verify_rows: int = Field(default=2048, ge=1)
     tolerance: float = Field(default=1e-5, gt=0)
+    rank_candidates: tuple[str, ...] = ()
+    warmup_batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 32), max_length=100)
+    min_auc: float | None = Field(default=None, gt=0, lt=1)
+    no_regression: bool = False
+    max_regression: float = Field(default=0.0, ge=0)
 
 
 class RunConfig(Frozen):
