@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfdlrm.export.ops import foreign_ops, ops_of
+from tfdlrm.export.ops import foreign_ops, ops_of, why_foreign
 from tfdlrm.export.verify import VerifyError, main, verify
 from tfdlrm.spec.errors import DataError
 
@@ -93,6 +93,17 @@ def test_every_operation_of_an_export_is_stock(version_dir):
     ops = ops_of(version_dir)
     assert len(ops) > 30 and foreign_ops(ops) == ()
     assert foreign_ops(["MatMul", "MyFastLookup", "EagerPyFunc"]) == ("MyFastLookup", "EagerPyFunc")
+
+
+def test_operations_of_the_python_package_alone():
+    """All of these are in `tf.raw_ops`, so that being there is not enough."""
+    names = ("PyFunc", "XlaConcatND", "CudnnRNN", "NcclAllReduce", "ConfigureDistributedTPU", "TPUReplicatedInput")
+    for name in names:
+        assert hasattr(tf.raw_ops, name)
+        assert why_foreign(name)
+    assert foreign_ops(names) == names
+    for name in ("ResourceGather", "TopKV2", "ParseExampleV2", "StatefulPartitionedCall", "Assert", "StringSplitV2"):
+        assert why_foreign(name) is None
 
 
 def test_no_saved_model(tmp_path):

@@ -135,7 +135,7 @@ def test_output_ends_with_the_table_and_what_to_type(finished: Finished) -> None
 def test_verified_answers_are_close(finished: Finished) -> None:
     verified = finished.metrics()["verify"]
     assert set(verified["differences"]) == {
-        *("serving_default", "tf_examples", "serve_ids", "HTTP by columns", "HTTP by rows")
+        *("serving_default", "tf_examples", "serve_ids", "classify", "regress", "HTTP by columns", "HTTP by rows")
     }
     assert max(verified["differences"].values()) <= 1e-5 == verified["tolerance"]
     assert Path(finished.metrics()["export"]["path"]).parts[-2:] == ("small", "1")

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tfdlrm.export.errors import VerifyError
 from tfdlrm.export.row_examples import row_examples
+from tfdlrm.export.warmup_replay import read_warmup, replay
 
 Array = npt.NDArray[Any]
 
@@ -55,30 +56,38 @@ class Loaded:
         return self.ask(signature, inputs, batch_size, "probability")[0]
 
 
-def load_and_answer(directory: Path, questions: Path, answers: Path, batch_size: int) -> None:
-    """Answer questions by every signature that they fit.
+def load_and_answer(directory: Path, questions: Path, answers: Path, batch_size: int, raw_only: bool = False) -> None:
+    """Answer questions by every signature that they fit, and replay the version's warm-up requests.
 
     Args:
         directory: The version.
         questions: Raw columns and ids, as `tfdlrm.export.verify` wrote them.
-        answers: Where probabilities `[n, 1]` go, by signature, and `seconds`, as JSON.
+        answers: Where probabilities `[n, 1]` go, by signature, `seconds`, as JSON, and the number `warmup_requests`.
         batch_size: Rows per question.
+        raw_only: Whether to ask `serving_default` and nothing else. Defaults to `False`.
 
     Raises:
-        VerifyError: an input is not there, no signature fits, or an answer is not of the form it must have.
+        VerifyError: an input is not there, no signature fits, an answer is not of the form it must have, or a warm-up
+            request cannot be answered.
     """
     rows, ids = _read_questions(questions)
+    requests = [] if raw_only else read_warmup(directory)
     with tf.compat.v1.Session(graph=tf.Graph()) as session:
         begun = time.perf_counter()
         loaded = Loaded(session, directory)
         seconds = {"load": time.perf_counter() - begun}
         found: dict[str, Array] = {}
         for name, answer in _questions(loaded, rows, ids, batch_size).items():
+            if raw_only and name != RAW:
+                continue
             begun = time.perf_counter()
             found |= answer()
             seconds[name] = time.perf_counter() - begun
+        for number, request in enumerate(requests):
+            replay(session, loaded.definitions, request, f"{directory}: warm-up request {number}")
+    count = np.array(len(requests))
     with answers.open("wb") as file:
-        np.savez(file, seconds=np.array(json.dumps(seconds)), **found)  # type: ignore[arg-type]
+        np.savez(file, seconds=np.array(json.dumps(seconds)), warmup_requests=count, **found)  # type: ignore[arg-type]
 
 
 def _questions(

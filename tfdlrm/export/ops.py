@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,10 +10,18 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import saved_model_pb2
 
+from tfdlrm.export.errors import VerifyError
 from tfdlrm.spec.errors import DataError
 
-# TensorFlow has these, but they call back into the Python process that made the graph.
-_PYTHON = {"EagerPyFunc", "PyFunc", "PyFuncStateless"}
+# TensorFlow's Python package has these, and a stock server does not: it is linked with the core operations and kernels
+# (and those of TensorFlow Text and Decision Forests, which nothing here needs), runs no Python, and may have no
+# accelerator.
+_NOT_SERVED = {
+    "calls back into the Python process that made the graph": re.compile("(Eager)?PyFunc(Stateless)?"),
+    "of XLA's own, for graphs that it compiles": re.compile("Xla.*"),
+    "has kernels for TPUs only": re.compile(".*TPU.*|Tpu.*"),
+    "has kernels for GPUs only": re.compile("Nccl.*|Cudnn.*"),
+}
 
 
 def ops_of(directory: Path) -> tuple[str, ...]:
@@ -36,11 +45,37 @@ def ops_of(directory: Path) -> tuple[str, ...]:
     return tuple(sorted(used))
 
 
+def why_foreign(op: str) -> str | None:
+    """Say why a stock server cannot run an operation; `None` where it can.
+
+    Example:
+        >>> why_foreign("MyFastLookup")
+        'not of TensorFlow'
+    """
+    reasons = (reason for reason, names in _NOT_SERVED.items() if names.fullmatch(op))
+    return next(reasons, None if hasattr(tf.raw_ops, op) else "not of TensorFlow")
+
+
 def foreign_ops(ops: Iterable[str]) -> tuple[str, ...]:
-    """Return those of `ops` that are not in stock TensorFlow, or need Python.
+    """Return those of `ops` that a stock server cannot run.
 
     Example:
         >>> foreign_ops(["MatMul", "PyFunc", "MyFastLookup"])
         ('PyFunc', 'MyFastLookup')
     """
-    return tuple(op for op in ops if op in _PYTHON or not hasattr(tf.raw_ops, op))
+    return tuple(op for op in ops if why_foreign(op) is not None)
+
+
+def refuse_foreign_ops(directory: Path) -> tuple[str, ...]:
+    """Return the operations of a SavedModel; raise if a stock server cannot run them.
+
+    Raises:
+        VerifyError: an operation is not in stock TensorFlow Serving; the message says why.
+        DataError: there is no SavedModel.
+    """
+    ops = ops_of(directory)
+    foreign = foreign_ops(ops)
+    if foreign:
+        reasons = "; ".join(f"{op} ({why_foreign(op)})" for op in foreign)
+        raise VerifyError(f"{directory}: operations must be in stock TensorFlow. Received: {reasons}.")
+    return ops

@@ -118,7 +118,7 @@ def _parts(
 ) -> tuple[FeatureSpec | None, FeatureSpec]:
     """Return the features that read shared columns alone, `None` without any, and those that read a candidate's."""
     read = {name: {name} for name in spec.dense_names}
-    read |= {name: {coding.source, coding.weights} for name, coding in encoding.features.items()}
+    read |= {name: {c.source, *([c.weights] if c.weights else [])} for name, c in encoding.features.items()}
     own = {name for name, sources in read.items() if not sources.isdisjoint(candidates)}
     shared = set(read) - own
     return (_only(spec, shared) if shared else None), _only(spec, own)

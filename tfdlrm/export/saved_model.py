@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+import numpy.typing as npt
 import tensorflow as tf
 import tf_keras as keras
 
@@ -17,12 +18,14 @@ from tfdlrm.data.encoder import FeatureEncoder
 from tfdlrm.data.transforms import DenseStats
 from tfdlrm.export.examples_signatures import METHODS
 from tfdlrm.export.input_names import input_names
+from tfdlrm.export.ops import refuse_foreign_ops
 from tfdlrm.export.quantized import quantized_tables
 from tfdlrm.export.ranking import RANK, ranking_names, refuse_no_columns
 from tfdlrm.export.serving_rows import UntouchedRows, checked_rows, serving_rows
 from tfdlrm.export.signature_file import rewrite_signatures
 from tfdlrm.export.signatures import RAW, out_of_vocabulary_rows, signatures
 from tfdlrm.export.versions import publish_version
+from tfdlrm.export.warmup import WARMUP_FILE, warmup_requests, write_warmup
 from tfdlrm.spec.coding import Encoding, TableCoding
 from tfdlrm.spec.config import RunConfig, TableForm
 from tfdlrm.spec.errors import ConfigError, DataError
@@ -85,6 +88,9 @@ def export_model(
     tables: TableForm = "float32",
     config: RunConfig | None = None,
     rank_candidates: Sequence[str] = (),
+    warmup: Mapping[str, npt.NDArray[Any]] | None = None,
+    warmup_batch_sizes: Sequence[int] = (1, 32),
+    bless: Callable[[Path], None] | None = None,
     extra_assets: Mapping[str, Path] | None = None,
 ) -> Path:
     """Export a model and its encoder as the next version under `base`.
@@ -110,6 +116,10 @@ def export_model(
             answers. Defaults to `"float32"`, as the model stores them.
         config: Configuration of the run, kept in `assets.extra/tfdlrm.json`.
         rank_candidates: Raw columns that differ by candidate. Defaults to none, and no signature `rank`.
+        warmup: Raw rows to make warm-up requests of, as arrays by column, numbers with NaN where missing and strings
+            with `""`. Defaults to none, and no requests.
+        warmup_batch_sizes: Rows of those requests. Defaults to 1 and 32.
+        bless: Told the complete directory before it has a number. What it raises is passed on, and nothing stays.
         extra_assets: Files to copy into `assets.extra`, by the relative path they get there.
 
     Returns:
@@ -120,11 +130,15 @@ def export_model(
             not finite.
         ConfigError: the version is taken, the name of an asset is no relative path of its own, or a table's coding has
             no row for values it has not seen.
-        DataError: an asset is no file, or a table that is to be stored in fewer bytes holds a value that is not finite.
+        VerifyError: an operation is not in stock TensorFlow Serving.
+        DataError: an asset is no file, a column of the warm-up rows is absent, or a table that is to be stored in fewer
+            bytes holds a value that is not finite.
     """
     assets = _checked_assets(extra_assets or {})
     record = _record(model, encoder, untouched_rows or {}, oov_rows, logit_shift, vocabulary, tables, config)
     record = record.model_copy(update={"rank_candidates": _checked_candidates(encoder, rank_candidates)})
+
+    requests = _warmup(base, encoder, warmup, warmup_batch_sizes, rank_candidates)
 
     def write(directory: Path) -> None:
         with serving_rows(model, record.untouched_rows), quantized_tables(model, tables), _quiet_saving():
@@ -137,11 +151,14 @@ def export_model(
             rewrite_signatures(directory, names, METHODS)
         (directory / ASSETS).mkdir()
         (directory / ASSETS / RECORD_FILE).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        if requests:
+            write_warmup(directory / ASSETS / WARMUP_FILE, requests)
         for name, source in assets.items():
             (directory / ASSETS / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, directory / ASSETS / name)
+        refuse_foreign_ops(directory)
 
-    return publish_version(Path(base), write, version)
+    return publish_version(Path(base), write, version, bless)
 
 
 def _record(
@@ -175,6 +192,20 @@ def _record(
         tables=tables,
         config=config,
     )
+
+
+def _warmup(
+    base: Path,
+    encoder: FeatureEncoder | None,
+    rows: Mapping[str, npt.NDArray[Any]] | None,
+    batch_sizes: Sequence[int],
+    rank_candidates: Sequence[str],
+) -> list[Any]:
+    if rows is None:
+        return []
+    if encoder is None:
+        raise ConfigError("`warmup` must be absent where there is no `encoder`, and so no raw column.")
+    return warmup_requests(Path(base).resolve().name, encoder, rows, batch_sizes, rank_candidates)
 
 
 def _checked_candidates(encoder: FeatureEncoder | None, candidates: Sequence[str]) -> tuple[str, ...]:
@@ -213,9 +244,10 @@ def _saved_objects(encoder: FeatureEncoder | None, functions: Iterable[Any]) -> 
 def _checked_assets(assets: Mapping[str, Path]) -> dict[str, Path]:
     for name, source in assets.items():
         path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or not path.parts or path == PurePosixPath(RECORD_FILE):
+        if path.is_absolute() or ".." in path.parts or not path.parts or str(path) in (RECORD_FILE, WARMUP_FILE):
             raise ConfigError(
-                f"`extra_assets` must be named by relative paths other than {RECORD_FILE}. Received: {name!r}."
+                f"`extra_assets` must be named by relative paths other than {RECORD_FILE} and {WARMUP_FILE}. "
+                f"Received: {name!r}."
             )
         if not source.is_file():
             raise DataError(f"{source}: no such file, to be the asset `{name}`.")

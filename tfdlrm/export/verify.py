@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tfdlrm.export.asking import EXPECTED, IDS, load_and_answer
+from tfdlrm.export.asking import EXPECTED, IDS, RAW, load_and_answer
 from tfdlrm.export.errors import VerifyError as VerifyError
-from tfdlrm.export.ops import foreign_ops, ops_of
+from tfdlrm.export.ops import refuse_foreign_ops
 
 Array = npt.NDArray[Any]
 
@@ -40,6 +40,7 @@ class VerifyReport:
         max_difference: The largest of them.
         seconds_load: Time the loader took.
         seconds_answer: Time each signature took for all rows, by signature; the first batch warms it up.
+        warmup_requests: Warm-up requests of the version that were replayed; none where it has no such file.
         ops: Names of the TensorFlow operations in use.
     """
 
@@ -48,6 +49,7 @@ class VerifyReport:
     max_difference: float
     seconds_load: float
     seconds_answer: dict[str, float]
+    warmup_requests: int
     ops: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -69,7 +71,7 @@ def verify(
 
     Every signature is asked: those on raw values for `rows`, `serve_ids` for `ids`. In examples, missing values are
     absent features. Questions to `rank` are made of several rows each, and must be answered as `serving_default` of
-    the same version answers their candidates one by one, in the order of the scores.
+    the same version answers their candidates one by one, in the order of the scores. Warm-up requests are replayed.
 
     Args:
         version_dir: The version's directory.
@@ -88,21 +90,18 @@ def verify(
 
     Raises:
         VerifyError: an operation is not in stock TensorFlow, the version cannot be loaded, an input it needs is not
-            in `rows`, or an answer is off by more than `tolerance`; the message names the worst row.
+            in `rows`, a warm-up request cannot be answered, or an answer is off by more than `tolerance`; the message
+            names the worst row.
         DataError: there is no SavedModel in `version_dir`.
         ValueError: `expected` and the columns have different lengths, or there are no rows.
     """
-    ops = _stock_ops(version_dir)
+    ops = refuse_foreign_ops(version_dir)
     wanted = np.asarray(expected, np.float32).reshape(-1)
     _check_lengths(rows, wanted.size, "rows")
     _check_lengths(ids or {}, wanted.size, "ids")
-    with tempfile.TemporaryDirectory(prefix="tfdlrm-verify-") as folder:
-        questions, answers = Path(folder) / "questions.npz", Path(folder) / "answers.npz"
-        _write_questions(questions, rows, ids or {})
-        _run([str(version_dir), str(questions), str(answers), "--batch_size", str(batch_size)], timeout_seconds)
-        with np.load(answers, allow_pickle=False) as stored:
-            found = {name: stored[name] for name in stored.files if name != "seconds"}
-            seconds: dict[str, float] = json.loads(str(stored["seconds"]))
+    found = _asked(version_dir, rows, ids or {}, batch_size, timeout_seconds)
+    seconds: dict[str, float] = json.loads(str(found.pop("seconds")))
+    replayed = int(found.pop("warmup_requests"))
     # What `rank` must answer is what `serving_default` does: its questions are made of several rows each.
     differences = {
         name: _compare(
@@ -117,16 +116,45 @@ def verify(
         max_difference=max(differences.values()),
         seconds_load=seconds.pop("load"),
         seconds_answer=seconds,
+        warmup_requests=replayed,
         ops=ops,
     )
 
 
-def _stock_ops(directory: Path) -> tuple[str, ...]:
-    ops = ops_of(directory)
-    foreign = foreign_ops(ops)
-    if foreign:
-        raise VerifyError(f"{directory}: operations must be in stock TensorFlow. Received: {', '.join(foreign)}.")
-    return ops
+def raw_answers(
+    version_dir: Path, rows: Mapping[str, Array], batch_size: int = 2048, timeout_seconds: float = 1800
+) -> Array:
+    """Return what `serving_default` of any version answers, `[n]`, asked in a fresh process.
+
+    Args:
+        version_dir: The version's directory.
+        rows: Raw columns, as for `verify`.
+        batch_size: Rows per question. Defaults to 2048.
+        timeout_seconds: Longest time the other process may take. Defaults to 1800.
+
+    Raises:
+        VerifyError: the version cannot be loaded, or an input it needs is not in `rows`.
+    """
+    found = _asked(version_dir, rows, {}, batch_size, timeout_seconds, "--raw_only")
+    return found[RAW][:, 0]
+
+
+def _asked(
+    version_dir: Path,
+    rows: Mapping[str, Array],
+    ids: Mapping[str, Array],
+    batch_size: int,
+    timeout_seconds: float,
+    *options: str,
+) -> dict[str, Array]:
+    """Return what the other process wrote."""
+    with tempfile.TemporaryDirectory(prefix="tfdlrm-verify-") as folder:
+        questions, answers = Path(folder) / "questions.npz", Path(folder) / "answers.npz"
+        _write_questions(questions, rows, ids)
+        arguments = [str(version_dir), str(questions), str(answers), "--batch_size", str(batch_size), *options]
+        _run(arguments, timeout_seconds)
+        with np.load(answers, allow_pickle=False) as stored:
+            return dict(stored)
 
 
 def _check_lengths(columns: Mapping[str, Array], rows: int, argument: str) -> None:
@@ -201,10 +229,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("questions", type=Path, help="columns to answer, .npz")
     parser.add_argument("answers", type=Path, help="where the probabilities go, .npz")
     parser.add_argument("--batch_size", type=int, default=2048, help="rows per question (default: %(default)s)")
+    parser.add_argument("--raw_only", action="store_true", help="ask serving_default, and nothing else")
     given = parser.parse_args(arguments)
     tf.get_logger().setLevel("ERROR")  # the loader tells that it is an old one
     try:
-        load_and_answer(given.version_dir, given.questions, given.answers, given.batch_size)
+        load_and_answer(given.version_dir, given.questions, given.answers, given.batch_size, given.raw_only)
     except VerifyError as error:
         print(error, file=sys.stderr)
         return 2

@@ -25,7 +25,22 @@ def published_versions(base: Path) -> list[int]:
     return sorted(int(path.name) for path in base.iterdir() if path.name.isascii() and path.name.isdigit())
 
 
-def publish_version(base: Path, write: Callable[[Path], None], version: int | None = None) -> Path:
+def newest_version(base: Path) -> Path | None:
+    """Return the directory of the highest version under `base`, `None` where there is none."""
+    highest = max(published_versions(base), default=None)
+    if highest is None:
+        return None
+    return next(
+        path for path in base.iterdir() if path.name.isascii() and path.name.isdigit() and int(path.name) == highest
+    )
+
+
+def publish_version(
+    base: Path,
+    write: Callable[[Path], None],
+    version: int | None = None,
+    bless: Callable[[Path], None] | None = None,
+) -> Path:
     """Have a version written and give it its number once it is complete and on disk.
 
     It is written under a name that servers overlook. Exports into one `base` take turns, so that neither their
@@ -35,6 +50,7 @@ def publish_version(base: Path, write: Callable[[Path], None], version: int | No
         base: Folder of the model's versions; made if it is missing.
         write: Told an empty directory to fill. Whatever it raises is passed on, and nothing stays behind.
         version: The number; must be free. Defaults to the one after the highest in use, from 1.
+        bless: Told the complete directory before it has a number. What it raises is passed on, and nothing stays.
 
     Returns:
         `base/<version>`.
@@ -58,6 +74,8 @@ def publish_version(base: Path, write: Callable[[Path], None], version: int | No
         temporary.mkdir()
         try:
             write(temporary)
+            if bless is not None:
+                bless(temporary)
             _sync_tree(temporary)
             final = _rename(temporary, base, version)
         except BaseException:

@@ -14,7 +14,9 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
+from tfdlrm.data.columns import raw_columns
 from tfdlrm.distribute.strategies import ONE_DEVICE, start, table_maker
+from tfdlrm.export.ranking import refuse_no_columns
 from tfdlrm.export.verify import VerifyError
 from tfdlrm.models.build import build, storage_of
 from tfdlrm.pipelines.cli import CheckFailed, python_command
@@ -114,6 +116,8 @@ def refuse_misfit(config: RunConfig) -> None:
     storage = storage_of(config.model.name, config.model)
     refuse_unfit(spec, config.model, storage)
     refuse_hopeless_budget(spec, config.model, storage)
+    columns = raw_columns(encoding, {feature.name: feature.table for feature in spec.sparse}, spec.dense_names)
+    refuse_no_columns(config.export.rank_candidates, (*columns.numbers, *columns.strings))
     if config.data.growth.from_run is not None:
         refuse_ungrowable_tables(config.model, encoding)
     # One row a table is enough to see widths fit, and too little to compress.

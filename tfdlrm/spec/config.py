@@ -6,7 +6,7 @@ import math
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
@@ -140,6 +140,12 @@ class ExportConfig(Frozen):
             from what the trained model answers when it reads such tables.
         tables: How embedding tables are stored; see `tfdlrm.export.quantized`.
         max_auc_loss: Most AUC on held-out rows that such tables may cost; beyond, nothing is exported. 1 never refuses.
+        rank_candidates: Raw columns that differ by candidate in the signature `rank`; the others are the question's.
+            Without any there is no `rank`.
+        warmup_batch_sizes: Rows of the requests that a server replays before it answers. Empty: it replays none.
+        min_auc: Least AUC of the rows that were evaluated. `None` asks for none.
+        no_regression: Whether the version in place must not be better in log loss, on the rows that are verified.
+        max_regression: By how much it may be better all the same.
     """
 
     directory: str = "saved_models"
@@ -150,6 +156,11 @@ class ExportConfig(Frozen):
     tolerance: float = Field(default=1e-5, gt=0)
     tables: TableForm = "float32"
     max_auc_loss: float = Field(default=0.001, ge=0, le=1)
+    rank_candidates: tuple[str, ...] = ()
+    warmup_batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 32), max_length=100)
+    min_auc: float | None = Field(default=None, gt=0, lt=1)
+    no_regression: bool = False
+    max_regression: float = Field(default=0.0, ge=0)
 
 
 class RunConfig(Frozen):
