@@ -40,8 +40,8 @@ def base(tmp_path: Path) -> Path:
 
 
 def started(*settings: ModelSettings, **options) -> Models:
-    models = Models(load_text, poll_seconds=0, **options)
-    models.start(settings)
+    models = Models(poll_seconds=0, **options)
+    models.start(settings, load_text)
     return models
 
 

@@ -68,10 +68,10 @@ def _serve(args: argparse.Namespace) -> None:
     # What was imported lives as long as the process: collections for replaced versions need not look at it again.
     gc.collect()
     gc.freeze()
-    load = load_servable
-    if args.enable_model_warmup:
-        load = warmed(load, max(args.num_request_iterations_for_warmup, 1))
-    models = model_flags.start_models(args, settings, load)
+    models = model_flags.make_models(args)
+    iterations = max(args.num_request_iterations_for_warmup, 1)
+    load = warmed(load_servable, iterations) if args.enable_model_warmup else load_servable
+    model_flags.start_models(args, models, settings, load)
     address = f"[{args.host}]" if ":" in args.host else args.host
     grpc_server = None
     if args.port:

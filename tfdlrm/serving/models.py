@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
+Loader = Callable[[Path, int], "Servable"]
+
 
 class Models(Mapping[str, ModelStore]):
     """The stores by model name. The set changes all at once: a request sees the old one or the new one."""
 
     def __init__(
         self,
-        load: Callable[[Path, int], Servable],
         *,
         poll_seconds: float = 1.0,
         retries: int = 5,
@@ -35,13 +36,12 @@ class Models(Mapping[str, ModelStore]):
         """Describe how models are loaded; none is yet.
 
         Args:
-            load: Makes a servable of a version directory and its number.
             poll_seconds: Pause between two looks at the disk; 0 looks once, at the start.
             retries: How often a version that failed is tried again.
             retry_seconds: Pause before it is tried again.
             labels_for_unavailable: Whether a new label may be given to a version that is not loaded.
         """
-        self._load = load
+        self._load: Loader = _not_started
         self._poll_seconds = poll_seconds
         self._retries = retries
         self._retry_seconds = retry_seconds
@@ -60,16 +60,18 @@ class Models(Mapping[str, ModelStore]):
     def __len__(self) -> int:
         return len(self._stores)
 
-    def start(self, settings: Sequence[ModelSettings]) -> None:
+    def start(self, settings: Sequence[ModelSettings], load: Loader) -> None:
         """Load the first set of models; one that cannot be served does not keep the others from it.
 
         Args:
             settings: The models.
+            load: Makes a servable of a version directory and its number.
 
         Raises:
             DataError: None of them can be served.
             StatusError: A label for a version that is not loaded.
         """
+        self._load = load
         self._check_labels(settings)
         stores = {one.name: self._make(one) for one in settings}
         failures = []
@@ -188,6 +190,10 @@ class Models(Mapping[str, ModelStore]):
                         f"Request to assign label to version {version} of model {one.name}, "
                         "which is not currently available for inference",
                     )
+
+
+def _not_started(path: Path, version: int) -> Servable:
+    raise RuntimeError("`start` must come before any change of the models")
 
 
 def _why(store: ModelStore) -> str:
