@@ -131,7 +131,7 @@ def start_models(args: argparse.Namespace, models: Models, settings: Sequence[Mo
     except StatusError as error:
         raise ConfigError(f"`model_config_file` must be one that can be served: {error.message}") from error
     if args.model_config_file is not None and args.model_config_file_poll_wait_seconds:
-        models.follow(args.model_config_file, args.model_config_file_poll_wait_seconds)
+        models.follow(args.model_config_file, args.model_config_file_poll_wait_seconds, settings)
 
 
 def _name(text: str) -> str:

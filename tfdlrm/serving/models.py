@@ -47,7 +47,6 @@ class Models(Mapping[str, ModelStore]):
         self._retry_seconds = retry_seconds
         self._labels_for_unavailable = labels_for_unavailable
         self._stores: Mapping[str, ModelStore] = {}
-        self._settings: Sequence[ModelSettings] = ()
         self._changing = threading.Lock()
         self._stopping = threading.Event()
 
@@ -82,7 +81,7 @@ class Models(Mapping[str, ModelStore]):
                 failures.append(error)
                 _LOG.error("model %s cannot be served: %s", store.name, error)
                 store.watch()
-        self._stores, self._settings = stores, settings
+        self._stores = stores
         if failures and len(failures) == len(stores):
             self.stop()
             raise failures[0] if len(failures) == 1 else DataError("; ".join(map(str, failures)))
@@ -122,7 +121,7 @@ class Models(Mapping[str, ModelStore]):
                     store.poll()  # unloads what only the new policy wanted
                 raise
             gone = [store for name, store in self._stores.items() if stores.get(name) is not store]
-            self._stores, self._settings = stores, settings
+            self._stores = stores
             for one in settings:
                 stores[one.name].policy, stores[one.name].labels = one.policy, one.labels
             for store in prepared:
@@ -133,22 +132,25 @@ class Models(Mapping[str, ModelStore]):
             store.stop()
         _LOG.info("models: %s", ", ".join(stores) or "none")
 
-    def follow(self, path: Path, seconds: float) -> None:
+    def follow(self, path: Path, seconds: float, settings: Sequence[ModelSettings]) -> None:
         """Read a config file again and again, and do as it says when it has changed; what is wrong with it is logged.
+
+        A change that came another way stays until the file changes next.
 
         Args:
             path: The text form of ModelServerConfig.
             seconds: Pause between two looks.
+            settings: What was read from it before.
         """
 
         def watch() -> None:
-            told = ""
+            done, told = settings, ""
             while not self._stopping.wait(seconds):
                 try:
-                    settings = read_model_config(path)
-                    if settings != self._settings:
-                        self.reconfigure(settings)
-                    told = ""
+                    found = read_model_config(path)
+                    if found != done:
+                        self.reconfigure(found)
+                    done, told = found, ""
                 except (UserError, StatusError) as error:  # a label may come true, a version may yet load
                     if str(error) != told:
                         told = str(error)
@@ -233,7 +235,11 @@ def find_statuses(models: Mapping[str, ModelStore], name: str, version: int | No
     Raises:
         StatusError: NOT_FOUND where there is no such model or version.
     """
-    if name not in models:
+    store = models.get(name)
+    if store is not None and version is not None:
+        return store.statuses(version)
+    statuses = store.statuses() if store is not None else []
+    if not statuses:
         what = "any versions" if version is None else f"version {version}"
         raise StatusError(Code.NOT_FOUND, f"Could not find {what} of model {name}")
-    return models[name].statuses(version)
+    return statuses
