@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import grpc
 import numpy as np
 import pytest
@@ -308,3 +311,41 @@ def test_status_of_no_model(models):
     fails(
         models.GetModelStatus, get_model_status_pb2.GetModelStatusRequest(), CODE.INVALID_ARGUMENT, "Missing ModelSpec"
     )
+
+
+# --- the transport --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["Predict", "Classify", "Regress", "MultiInference", "GetModelMetadata"])
+@pytest.mark.parametrize("sent", [b"\xff" * 20, b"\x0a\x7f", b""], ids=["garbage", "cut", "empty"])
+def test_bytes_that_are_no_request_are_refused(channel, service, method, sent):
+    call = channel.unary_unary(f"/tensorflow.serving.PredictionService/{method}")
+    fails(call, sent, CODE.INVALID_ARGUMENT if sent == b"" else CODE.INTERNAL)
+    assert list(service.Predict(predict_request(x=floats(1))).outputs["y"].float_val) == [2.5]
+
+
+def test_a_method_that_is_not_there(channel):
+    fails(channel.unary_unary("/tensorflow.serving.PredictionService/Nothing"), b"", CODE.UNIMPLEMENTED)
+
+
+def test_concurrent_clients_each_get_their_own_answer(service):
+    def ask(client: int) -> bool:
+        sent = [float(client), client + 0.25]
+        found = service.Predict(predict_request(x=floats(*sent)), timeout=60).outputs["y"].float_val
+        return list(found) == [value * 0.5 + 2 for value in sent]
+
+    with ThreadPoolExecutor(32) as pool:
+        assert all(pool.map(ask, range(500)))
+
+
+def test_a_call_on_its_way_is_answered_before_the_server_ends(model_path, start_server):
+    server = start_server(model_path.parent)
+    with grpc.insecure_channel(server.grpc_address) as channel:
+        service = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        service.Predict(predict_request(x=floats(1)), timeout=60)  # the connection stands
+        slow = service.Predict.future(predict_request("slow", steps=np.int32([100_000])), timeout=60)
+        time.sleep(0.3)
+        assert not slow.done()
+        assert server.terminate() == 0
+        assert list(slow.result().outputs["y"].float_val) == [1.0]
+        fails(service.Predict, predict_request(x=floats(1)), CODE.UNAVAILABLE)

@@ -25,7 +25,7 @@ from tests.serving.test_main import one_line, run
 from tests.serving.test_store import load_text, write
 from tfdlrm.serving.errors import Code, StatusError
 from tfdlrm.serving.model_config import ModelSettings, read_model_config
-from tfdlrm.serving.models import Models, find_servable
+from tfdlrm.serving.models import Models, find_servable, find_statuses
 from tfdlrm.serving.version_policy import All, Latest, Specific
 from tfdlrm.spec.errors import ConfigError, DataError
 
@@ -40,8 +40,8 @@ def base(tmp_path: Path) -> Path:
 
 
 def started(*settings: ModelSettings, **options) -> Models:
-    models = Models(load_text, poll_seconds=0, **options)
-    models.start(settings)
+    models = Models(poll_seconds=0, **options)
+    models.start(settings, load_text)
     return models
 
 
@@ -122,7 +122,9 @@ def test_a_model_that_fails_at_the_start_does_not_stop_the_others(base):
     write(base / "c", "1", "broken")
     models = started(model(base, "c"), model(base, "nowhere"), model(base, "a"))
     assert texts(models) == {"c": [], "nowhere": [], "a": ["a3"]}
-    assert [(status.state, status.code) for status in models["c"].statuses()] == [("END", Code.DATA_LOSS)]
+    assert [(status.state, status.code) for status in find_statuses(models, "c")] == [("END", Code.DATA_LOSS)]
+    with pytest.raises(StatusError, match="Could not find any versions of model nowhere"):
+        find_statuses(models, "nowhere")
     with pytest.raises(DataError, match=r"version 1: broken in 1; .*nowhere"):
         started(model(base, "c"), model(base, "nowhere"))
 
@@ -252,6 +254,7 @@ def test_several_models_over_both_transports(served):
         # Labels, on versions that are loaded only.
         reload("one:stable=1,canary=2", "other:")
         assert [ask("one", label="stable"), ask("one", label="canary"), ask("other")] == [1, 2, 5]
+        time.sleep(0.3)  # some looks at the file, which has not changed and so undoes nothing
         assert [post("one/labels/stable"), post("one/labels/nope"), post("broken")] == [200, 400, 404]
         assert server.client.get("/v1/models/one/labels/stable/metadata").json()["model_spec"]["version"] == "1"
         with pytest.raises(grpc.RpcError) as error:

@@ -73,13 +73,11 @@ def _serve(args: argparse.Namespace) -> None:
     # What was imported lives as long as the process: collections for replaced versions need not look at it again.
     gc.collect()
     gc.freeze()
-    served: list[Models] = []  # none until the models are loaded, by what needs to know them
-    load = load_servable
-    if args.enable_model_warmup:
-        load = warmed(load, max(args.num_request_iterations_for_warmup, 1))
-    load, carriage = transport.prepare(load, lambda name: any(name in models for models in served))
-    models = model_flags.start_models(args, settings, load)
-    served.append(models)
+    models = model_flags.make_models(args)
+    iterations = max(args.num_request_iterations_for_warmup, 1)
+    load = warmed(load_servable, iterations) if args.enable_model_warmup else load_servable
+    load, carriage = transport.prepare(load, models)
+    model_flags.start_models(args, models, settings, load)
     app = create_app(models, carriage)
     address = f"[{args.host}]" if ":" in args.host else args.host
     if args.port:

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tfdlrm.serving.errors import StatusError
 from tfdlrm.serving.model_config import ModelSettings, read_model_config
-from tfdlrm.serving.models import Models
+from tfdlrm.serving.models import Loader, Models
 from tfdlrm.serving.store import require_versions
 from tfdlrm.spec.errors import ConfigError
-
-if TYPE_CHECKING:
-    from tfdlrm.serving.servable import Servable
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -104,33 +100,38 @@ def settings_of(args: argparse.Namespace) -> list[ModelSettings]:
     return [ModelSettings(args.model_name, args.model_base_path)]
 
 
-def start_models(
-    args: argparse.Namespace, settings: Sequence[ModelSettings], load: Callable[[Path, int], Servable]
-) -> Models:
+def make_models(args: argparse.Namespace) -> Models:
+    """Return the set of models, none of them loaded yet.
+
+    Args:
+        args: The parsed flags.
+    """
+    return Models(
+        poll_seconds=args.file_system_poll_wait_seconds,
+        retries=args.max_num_load_retries,
+        retry_seconds=args.load_retry_interval_micros / 1e6,
+        labels_for_unavailable=args.allow_version_labels_for_unavailable_models,
+    )
+
+
+def start_models(args: argparse.Namespace, models: Models, settings: Sequence[ModelSettings], load: Loader) -> None:
     """Load the models and watch over them as the flags say.
 
     Args:
         args: The parsed flags.
+        models: What `make_models` returned.
         settings: What `settings_of` returned.
         load: Makes a servable of a version directory and its number.
 
     Raises:
         UserError: Nothing can be served.
     """
-    models = Models(
-        load,
-        poll_seconds=args.file_system_poll_wait_seconds,
-        retries=args.max_num_load_retries,
-        retry_seconds=args.load_retry_interval_micros / 1e6,
-        labels_for_unavailable=args.allow_version_labels_for_unavailable_models,
-    )
     try:
-        models.start(settings)
+        models.start(settings, load)
     except StatusError as error:
         raise ConfigError(f"`model_config_file` must be one that can be served: {error.message}") from error
     if args.model_config_file is not None and args.model_config_file_poll_wait_seconds:
-        models.follow(args.model_config_file, args.model_config_file_poll_wait_seconds)
-    return models
+        models.follow(args.model_config_file, args.model_config_file_poll_wait_seconds, settings)
 
 
 def _name(text: str) -> str:

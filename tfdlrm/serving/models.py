@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
+Loader = Callable[[Path, int], "Servable"]
+
 
 class Models(Mapping[str, ModelStore]):
     """The stores by model name. The set changes all at once: a request sees the old one or the new one."""
 
     def __init__(
         self,
-        load: Callable[[Path, int], Servable],
         *,
         poll_seconds: float = 1.0,
         retries: int = 5,
@@ -35,19 +36,17 @@ class Models(Mapping[str, ModelStore]):
         """Describe how models are loaded; none is yet.
 
         Args:
-            load: Makes a servable of a version directory and its number.
             poll_seconds: Pause between two looks at the disk; 0 looks once, at the start.
             retries: How often a version that failed is tried again.
             retry_seconds: Pause before it is tried again.
             labels_for_unavailable: Whether a new label may be given to a version that is not loaded.
         """
-        self._load = load
+        self._load: Loader = _not_started
         self._poll_seconds = poll_seconds
         self._retries = retries
         self._retry_seconds = retry_seconds
         self._labels_for_unavailable = labels_for_unavailable
         self._stores: Mapping[str, ModelStore] = {}
-        self._settings: Sequence[ModelSettings] = ()
         self._changing = threading.Lock()
         self._stopping = threading.Event()
 
@@ -60,16 +59,18 @@ class Models(Mapping[str, ModelStore]):
     def __len__(self) -> int:
         return len(self._stores)
 
-    def start(self, settings: Sequence[ModelSettings]) -> None:
+    def start(self, settings: Sequence[ModelSettings], load: Loader) -> None:
         """Load the first set of models; one that cannot be served does not keep the others from it.
 
         Args:
             settings: The models.
+            load: Makes a servable of a version directory and its number.
 
         Raises:
             DataError: None of them can be served.
             StatusError: A label for a version that is not loaded.
         """
+        self._load = load
         self._check_labels(settings)
         stores = {one.name: self._make(one) for one in settings}
         failures = []
@@ -80,7 +81,7 @@ class Models(Mapping[str, ModelStore]):
                 failures.append(error)
                 _LOG.error("model %s cannot be served: %s", store.name, error)
                 store.watch()
-        self._stores, self._settings = stores, settings
+        self._stores = stores
         if failures and len(failures) == len(stores):
             self.stop()
             raise failures[0] if len(failures) == 1 else DataError("; ".join(map(str, failures)))
@@ -120,7 +121,7 @@ class Models(Mapping[str, ModelStore]):
                     store.poll()  # unloads what only the new policy wanted
                 raise
             gone = [store for name, store in self._stores.items() if stores.get(name) is not store]
-            self._stores, self._settings = stores, settings
+            self._stores = stores
             for one in settings:
                 stores[one.name].policy, stores[one.name].labels = one.policy, one.labels
             for store in prepared:
@@ -131,22 +132,25 @@ class Models(Mapping[str, ModelStore]):
             store.stop()
         _LOG.info("models: %s", ", ".join(stores) or "none")
 
-    def follow(self, path: Path, seconds: float) -> None:
+    def follow(self, path: Path, seconds: float, settings: Sequence[ModelSettings]) -> None:
         """Read a config file again and again, and do as it says when it has changed; what is wrong with it is logged.
+
+        A change that came another way stays until the file changes next.
 
         Args:
             path: The text form of ModelServerConfig.
             seconds: Pause between two looks.
+            settings: What was read from it before.
         """
 
         def watch() -> None:
-            told = ""
+            done, told = settings, ""
             while not self._stopping.wait(seconds):
                 try:
-                    settings = read_model_config(path)
-                    if settings != self._settings:
-                        self.reconfigure(settings)
-                    told = ""
+                    found = read_model_config(path)
+                    if found != done:
+                        self.reconfigure(found)
+                    done, told = found, ""
                 except (UserError, StatusError) as error:  # a label may come true, a version may yet load
                     if str(error) != told:
                         told = str(error)
@@ -190,6 +194,10 @@ class Models(Mapping[str, ModelStore]):
                     )
 
 
+def _not_started(path: Path, version: int) -> Servable:
+    raise RuntimeError("`start` must come before any change of the models")
+
+
 def _why(store: ModelStore) -> str:
     reasons = [f"version {status.version}: {status.message}" for status in store.statuses()]
     return f"{store.name}: {'; '.join(reasons) or f'no version under {store.base_path}'}"
@@ -227,7 +235,11 @@ def find_statuses(models: Mapping[str, ModelStore], name: str, version: int | No
     Raises:
         StatusError: NOT_FOUND where there is no such model or version.
     """
-    if name not in models:
+    store = models.get(name)
+    if store is not None and version is not None:
+        return store.statuses(version)
+    statuses = store.statuses() if store is not None else []
+    if not statuses:
         what = "any versions" if version is None else f"version {version}"
         raise StatusError(Code.NOT_FOUND, f"Could not find {what} of model {name}")
-    return models[name].statuses(version)
+    return statuses

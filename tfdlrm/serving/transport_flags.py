@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,12 +158,12 @@ class Transport:
         if self.token is None and not security.is_loopback(address):
             _LOG.warning("listening on %s, beyond this machine, without --auth_token_file: anyone may ask", address)
 
-    def prepare(self, load: Loader, is_model: Callable[[str], bool]) -> tuple[Loader, Carriage]:
+    def prepare(self, load: Loader, models: Container[str]) -> tuple[Loader, Carriage]:
         """Return the loader of versions and what carries requests to them.
 
         Args:
             load: Loads a plain servable from a version directory and its number.
-            is_model: Told a name, says whether a model has it; asked once requests come.
+            models: The models' names; asked once requests come.
 
         Raises:
             ConfigError: The batching parameters are wrong.
@@ -180,7 +180,7 @@ class Transport:
         if self._metrics_path is not None:
             from tfdlrm.serving.metrics import Metrics
 
-            self._metrics = Metrics(is_model, parameters.thread_pool_name if parameters is not None else "")
+            self._metrics = Metrics(models.__contains__, parameters.thread_pool_name if parameters is not None else "")
             self._observers.append(self._metrics)
         if args.access_log:
             from tfdlrm.serving.logs import AccessLog
