@@ -7,10 +7,10 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format lock clean
+.PHONY: help venv demo test soak-serving lint format lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 venv: $(INSTALLED) ## make .venv from the lock (the targets below do it themselves)
 
@@ -19,6 +19,9 @@ demo: $(INSTALLED) ## rows, training, export and check, from nothing to a served
 
 test: $(INSTALLED) ## run the tests, two files at a time; some of them with ARGS="tests/spec -q"
 	@TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(ARGS)
+
+soak-serving: $(INSTALLED) ## load the local server harder than make test does: bodies, clients, versions
+	@TF_CPP_MIN_LOG_LEVEL=2 TFDLRM_SOAK=1 $(BIN)/python -m pytest tests/serving/test_load.py tests/serving/test_fuzz.py $(ARGS)
 
 lint: $(INSTALLED) ## ruff, its format, and mypy
 	$(BIN)/ruff check .
