@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format lock clean serve-fixtures serve-check
+.PHONY: help venv demo test lint format lock clean serve-fixtures serve-check soak-serving
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -28,6 +28,9 @@ serve-check: $(INSTALLED) ## ask a server that holds them, case by case: URL=htt
 	@test -n "$(URL)" || { echo "usage: make serve-check URL=http://host:8501 [GRPC=host:8500]" >&2; exit 2; }
 	@TF_CPP_MIN_LOG_LEVEL=2 TFDLRM_SERVE_URL=$(URL) TFDLRM_SERVE_GRPC=$(GRPC) \
 		$(BIN)/python -m pytest tests/serving/test_conformance.py -rs $(ARGS)
+
+soak-serving: $(INSTALLED) ## load the local server harder than make test does: bodies, clients, versions
+	@TF_CPP_MIN_LOG_LEVEL=2 TFDLRM_SOAK=1 $(BIN)/python -m pytest tests/serving/test_load.py tests/serving/test_fuzz.py $(ARGS)
 
 lint: $(INSTALLED) ## ruff, its format, and mypy
 	$(BIN)/ruff check .

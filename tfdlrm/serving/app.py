@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tfdlrm.serving.codec import encode_error
@@ -24,6 +24,7 @@ from tfdlrm.serving.drain import Drain
 from tfdlrm.serving.errors import Code, StatusError
 from tfdlrm.serving.limits import BODY_BYTES_PER_SECOND, Limits, default_threads
 from tfdlrm.serving.note import Note, Observer, current
+from tfdlrm.serving.openapi import describe, page
 from tfdlrm.serving.rest import Answer, Rest
 from tfdlrm.serving.store import ModelStore
 
@@ -67,14 +68,14 @@ def create_app(models: Mapping[str, ModelStore], carriage: Carriage | None = Non
     """Return the application that serves models over HTTP.
 
     Everything under `/v1/` is TensorFlow Serving's contract; `GET /healthz` answers 200 when every model has a version
-    to serve and the server is not about to end, else 503.
+    to serve and the server is not about to end, else 503. `/openapi.json` and `/docs` describe what can be asked.
 
     Args:
         models: The started stores by model name.
         carriage: How requests are carried; without limits of its own, the defaults.
     """
     carriage = carriage or Carriage()
-    app = FastAPI(title="tfdlrm serving", openapi_url=None)
+    app = FastAPI(title="tfdlrm serving", openapi_url=None, docs_url=None, redoc_url=None)
     work = Work(carriage.threads, carriage.limits.queued_requests)
     app.state.work = work
     app.add_middleware(_Transport, rest=Rest(models), work=work, carriage=carriage)
@@ -89,6 +90,14 @@ def create_app(models: Mapping[str, ModelStore], carriage: Carriage | None = Non
                 versions[name] = None
         status = "draining" if carriage.drain.begun else "unavailable" if None in versions.values() else "ok"
         return JSONResponse({"status": status, "models": versions}, 200 if status == "ok" else 503)
+
+    @app.get("/openapi.json")
+    def document() -> JSONResponse:
+        return JSONResponse(describe(models))
+
+    @app.get("/docs")
+    def docs() -> HTMLResponse:
+        return HTMLResponse(page(describe(models)))
 
     if carriage.metrics_path is not None:
 
@@ -216,6 +225,10 @@ class _Transport:
                     return answer
             except TimeoutError:
                 return _refusal(504, f"Timed out after {1000 * seconds:g} ms")
+        except asyncio.CancelledError:
+            if not self._carriage.drain.begun:
+                raise
+            return _refusal(503, "The server is ending, and could not wait for this request")
         finally:
             held.release()
 

@@ -93,7 +93,6 @@ class HttpServer(uvicorn.Server):
             access_log=False,
             server_header=False,
             lifespan="off",
-            backlog=limits.connections,
             timeout_keep_alive=limits.idle_seconds,  # type: ignore[arg-type]  # handed on to the loop's clock
             timeout_graceful_shutdown=drain.seconds,  # type: ignore[arg-type]  # likewise
             **options,

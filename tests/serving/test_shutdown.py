@@ -1,0 +1,110 @@
+"""How a real server ends: what was accepted is answered, nothing new is taken, health says so first."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+
+PREDICT = "/v1/models/m:predict"
+
+
+def slow(steps: int) -> dict:
+    return {"signature_name": "slow", "instances": [steps]}
+
+
+def test_sigterm_under_load(model_path, start_server):
+    """Sixteen clients ask without a pause; each request that the server took is answered, and well."""
+    server = start_server(model_path.parent)
+    wrong: list[object] = []
+    answered = []
+    lock = threading.Lock()
+
+    def ask(number: int) -> None:
+        count = 0
+        with httpx.Client(base_url=server.url, timeout=60) as client:
+            while True:
+                try:
+                    response = client.post(PREDICT, json={"instances": [float(number)]})
+                except (httpx.ConnectError, httpx.ReadError) as error:
+                    # Refused, or reset before it was accepted: only a connection that never carried a byte may be.
+                    if server.process.poll() is None and not terminated.is_set():
+                        wrong.append(error)
+                    break
+                except httpx.TransportError as error:
+                    wrong.append(error)
+                    break
+                if (response.status_code, response.text) != (200, f'{{"predictions": [{number * 0.5 + 2.0}]}}'):
+                    wrong.append(response.text)
+                count += 1
+        with lock:
+            answered.append(count)
+
+    terminated, sent = threading.Event(), threading.Event()
+
+    def ask_slow() -> httpx.Response:
+        def body():
+            yield b'{"signature_name": "slow", '
+            yield b'"instances": [100000]}'
+            sent.set()
+
+        return httpx.post(f"{server.url}{PREDICT}", content=body(), timeout=60)
+
+    with ThreadPoolExecutor(17) as pool:
+        clients = [pool.submit(ask, number) for number in range(16)]
+        late = pool.submit(ask_slow)
+        assert sent.wait(30)
+        time.sleep(0.5)
+        assert not late.done()
+        terminated.set()
+        assert server.terminate() == 0
+        for client in clients:
+            client.result(30)
+        assert late.result().json() == {"predictions": [1.0]}
+    assert wrong == []
+    assert len(answered) == 16
+    assert sum(answered) > 16
+
+
+def test_health_turns_first_and_new_connections_are_refused(model_path, start_server):
+    server = start_server(model_path.parent, "--drain_delay_seconds", "1.5")
+    assert server.client.get("/healthz").json()["status"] == "ok"
+    with ThreadPoolExecutor(1) as pool:
+        late = pool.submit(httpx.post, f"{server.url}{PREDICT}", json=slow(200_000), timeout=60)
+        time.sleep(0.3)
+        server.process.send_signal(signal.SIGTERM)
+        end = time.monotonic() + 1
+        while (health := httpx.get(f"{server.url}/healthz")).status_code == 200:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        assert (health.status_code, health.json()["status"]) == (503, "draining")
+        answer = httpx.post(f"{server.url}{PREDICT}", json={"instances": [2.0]})
+        assert answer.json() == {"predictions": [3.0]}
+        assert answer.headers["connection"] == "close"
+        end = time.monotonic() + 5
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", server.port), timeout=1).close()
+            except ConnectionRefusedError:
+                break
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        assert not late.done()  # refused while what was accepted is still being computed
+        assert late.result().json() == {"predictions": [1.0]}
+    assert server.process.wait(30) == 0
+
+
+def test_the_time_to_end_is_bounded(model_path, start_server):
+    server = start_server(model_path.parent, "--drain_seconds", "1", "--rest_api_timeout_in_ms", "0")
+    with ThreadPoolExecutor(1) as pool:
+        late = pool.submit(httpx.post, f"{server.url}{PREDICT}", json=slow(1_000_000_000), timeout=60)
+        time.sleep(0.5)
+        started = time.monotonic()
+        assert server.terminate() == 0
+        assert time.monotonic() - started < 8
+        assert late.result().status_code == 503
+        assert "is ending" in late.result().json()["error"]
