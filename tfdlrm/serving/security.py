@@ -96,10 +96,10 @@ def read_ssl_config(path: Path) -> GrpcTls:
         ConfigError: The file cannot be read, or lacks key or certificate.
     """
     config = read_text_proto("ssl_config_file", path, "SSLConfig")
-    texts = [getattr(config, name).encode() for name in ("server_key", "server_cert", "custom_ca")]
-    for name, text in zip(("server_key", "server_cert"), texts, strict=False):
+    key, certificate, authorities = config.server_key.encode(), config.server_cert.encode(), config.custom_ca.encode()
+    for name, text in (("server_key", key), ("server_cert", certificate)):
         if b"-----BEGIN " not in text:
             raise ConfigError(f"`{name}` of `ssl_config_file` must be a PEM text, not a file name. Received: {path}")
-    if config.client_verify and not texts[2]:
+    if config.client_verify and not authorities:
         raise ConfigError(f"`client_verify` must come with `custom_ca`. Received: {path}")
-    return GrpcTls(*texts, client_verify=config.client_verify)
+    return GrpcTls(key, certificate, authorities, config.client_verify)

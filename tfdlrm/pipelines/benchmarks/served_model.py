@@ -15,7 +15,7 @@ from tfdlrm.data.encoder import FeatureEncoder
 from tfdlrm.data.vocabulary import Vocabulary, id_dtype
 from tfdlrm.export.saved_model import export_model
 from tfdlrm.models.build import build
-from tfdlrm.spec.config import RunConfig
+from tfdlrm.spec.config import RunConfig, TableForm
 from tfdlrm.spec.derive import encoding_of
 from tfdlrm.spec.features import FeatureSpec
 
@@ -51,7 +51,7 @@ def random_vocabularies(spec: FeatureSpec, config: RunConfig, rng: np.random.Gen
     return found
 
 
-def write_model(base: Path, spec: FeatureSpec, config: RunConfig, seed: int, tables: str = "float32") -> Path:
+def write_model(base: Path, spec: FeatureSpec, config: RunConfig, seed: int, tables: TableForm = "float32") -> Path:
     """Export an untrained model of Criteo's features, its vocabularies full, and return its version.
 
     Args:
@@ -64,7 +64,14 @@ def write_model(base: Path, spec: FeatureSpec, config: RunConfig, seed: int, tab
     vocabularies = random_vocabularies(spec, config, np.random.default_rng(seed))
     encoder = FeatureEncoder(spec, encoding_of(config.data), vocabularies, {})
     model = build(config.model.name, spec, config.model, seed=seed)
-    return export_model(model, encoder, base, rank_candidates=candidate_columns(spec), tables=tables)
+    return export_model(
+        model,
+        encoder,
+        base,
+        rank_candidates=candidate_columns(spec),
+        tables=tables,
+        warmup=questions(encoder, 64, seed),
+    )
 
 
 def questions(encoder: FeatureEncoder, rows: int, seed: int) -> Columns:

@@ -33,7 +33,7 @@ from tfdlrm.pipelines.benchmarks.served_model import (
 )
 from tfdlrm.pipelines.local_server import LocalServer
 from tfdlrm.serving.client import PredictClient
-from tfdlrm.spec.config import RunConfig
+from tfdlrm.spec.config import RunConfig, TableForm
 from tfdlrm.spec.derive import encoding_of
 from tfdlrm.spec.errors import MachineError
 from tfdlrm.spec.features import FeatureSpec
@@ -61,7 +61,7 @@ class Plan:
     candidates: int = 512
     seconds: float = 5.0
     seed: int = 0
-    tables: str = "float32"
+    tables: TableForm = "float32"
     batching: Path | None = None
 
 
