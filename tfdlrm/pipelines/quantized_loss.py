@@ -16,7 +16,8 @@ from tfdlrm.metrics.sampling import weights_of_all_rows
 from tfdlrm.pipelines.stages.context import Run
 from tfdlrm.spec.config import TableForm
 from tfdlrm.spec.errors import ConfigError
-from tfdlrm.training.trainer import Progress, Scorer, Scores
+from tfdlrm.training.rounds import Progress
+from tfdlrm.training.trainer import Scorer, Scores
 
 _METRICS = ("auc", "log_loss", "normalized_entropy", "calibration")
 
