@@ -169,8 +169,10 @@ def test_a_model_in_bfloat16_is_refused(tmp_path):
 
 
 def test_half_precision_by_arithmetic_is_half_precision():
-    pairs = np.arange(2**16, dtype="<u2").view(np.uint8).reshape(-1, 2)
+    bits = np.arange(2**16, dtype="<u2")
+    pairs = bits.view(np.uint8).reshape(-1, 4)
     expected = bits_to_half(tf.constant(pairs)).numpy()
+    np.testing.assert_array_equal(expected.ravel(), bits.view(np.float16).astype(np.float32))
     finite = np.isfinite(expected)
     assert finite.sum() == 2**16 - 2**11
     np.testing.assert_array_equal(module._bits_to_half(tf.constant(pairs)).numpy()[finite], expected[finite])

@@ -175,9 +175,10 @@ class _Input:
         return self._source.decode(stored) if isinstance(self._source, HalfRows) else tf.cast(stored, tf.float32)
 
 
-def _bits_to_half(pairs: tf.Tensor) -> tf.Tensor:
+def _bits_to_half(line: tf.Tensor) -> tf.Tensor:
     """Compute what `bits_to_half` reads off, which ONNX cannot: (-1)^sign * 2^(exponent - 25) * (1024 + mantissa)."""
-    low, high = tf.cast(pairs[..., 0], tf.float32), tf.cast(pairs[..., 1], tf.float32)
+    line = tf.cast(line, tf.float32)
+    low, high = line[..., 0::2], line[..., 1::2]
     negative = tf.cast(high >= 128.0, tf.float32)
     high -= 128.0 * negative
     exponent = tf.floor(high / 4.0)

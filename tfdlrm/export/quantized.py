@@ -110,8 +110,13 @@ def pack_rows(rows: Floats, form: Packing) -> npt.NDArray[np.uint8]:
     return np.concatenate([packed, line], axis=1)
 
 
-def bits_to_half(pairs: tf.Tensor) -> tf.Tensor:
-    """Return pairs of bytes, uint8 `[..., 2]`, as the float16 numbers that they are, float32 `[...]`."""
+def bits_to_half(line: tf.Tensor) -> tf.Tensor:
+    """Return four bytes, uint8 `[n, ..., 4]`, as the two float16 numbers that they are, float32 `[n, ..., 2]`.
+
+    All sizes but the first must be known.
+    """
+    # Not by way of int32: the graph optimizer makes one cast of bits out of two, and that one does not exist.
+    pairs = tf.reshape(line, [-1, *line.shape[1:-1], 2, 2])
     return tf.cast(tf.bitcast(pairs, tf.float16), tf.float32)
 
 
@@ -136,13 +141,14 @@ class PackedRows:
         return self.decode(tf.gather(self.variables[0], rows))
 
     def decode(self, packed: tf.Tensor, to_half: Callable[[tf.Tensor], tf.Tensor] = bits_to_half) -> tf.Tensor:
-        """Return packed rows `[..., packed_width]` as float32 `[..., width]`."""
-        codes, line = packed[..., :-_PARAMETER_BYTES], packed[..., -_PARAMETER_BYTES:]
+        """Return packed rows `[n, ..., packed_width]` as float32 `[n, ..., width]`."""
+        codes, line = tf.split(packed, [packed.shape[-1] - _PARAMETER_BYTES, _PARAMETER_BYTES], axis=-1)
         if self._form == "int4":
             halves = [tf.bitwise.bitwise_and(codes, np.uint8(15)), tf.bitwise.right_shift(codes, np.uint8(4))]
-            codes = tf.concat(halves, axis=-1)[..., : self._width]
-        line = to_half(tf.reshape(line, tf.concat([tf.shape(line)[:-1], [2, 2]], axis=0))) * self._unit
-        vectors = tf.cast(codes, tf.float32) * line[..., :1] + line[..., 1:]
+            codes = tf.concat(halves, axis=-1)
+            codes = codes if codes.shape[-1] == self._width else codes[..., : self._width]
+        scale, offset = tf.split(to_half(line) * self._unit, 2, axis=-1)
+        vectors = tf.cast(codes, tf.float32) * scale + offset
         return tf.ensure_shape(vectors, [*packed.shape[:-1], self._width])
 
 

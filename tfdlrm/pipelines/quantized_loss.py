@@ -16,7 +16,8 @@ from tfdlrm.metrics.sampling import weights_of_all_rows
 from tfdlrm.pipelines.stages.context import Run
 from tfdlrm.spec.config import TableForm
 from tfdlrm.spec.errors import ConfigError
-from tfdlrm.training.trainer import Scorer
+from tfdlrm.training.rounds import Progress
+from tfdlrm.training.trainer import Scorer, Scores
 
 _METRICS = ("auc", "log_loss", "normalized_entropy", "calibration")
 
@@ -40,10 +41,7 @@ def judge_tables(run: Run, model: keras.Model, forms: Iterable[TableForm]) -> di
     with run.console.bars() as bar, serving_rows(model, run.untouched_rows):
         for form in dict.fromkeys(("float32", *forms)):
             with quantized_tables(model, form) as size:
-                # Traced anew: a graph reads the tables that it was traced with.
-                batches = run.batches(split)
-                score = Scorer(model, run.config.logit_shift, batches.element_spec[0])
-                labels, scores, weight = score(batches, bar(f"score {form}", rows))
+                labels, scores, weight = _scores(run, model, split, bar(f"score {form}", rows))
             metrics = evaluate_binary(labels, scores, weights_of_all_rows(labels, weight, run.config.logit_shift))
             own = judged.setdefault("float32", {**metrics.as_dict(), "scores": scores})
             differences = np.abs(scores.astype(np.float64) - own["scores"])
@@ -65,6 +63,12 @@ def judge_tables(run: Run, model: keras.Model, forms: Iterable[TableForm]) -> di
         "step": run.chosen_step(),
         "forms": without_scores,
     }
+
+
+def _scores(run: Run, model: keras.Model, split: str, progress: Progress) -> Scores:
+    """Score a split by a graph of its own: a graph reads the tables that it was traced with, and keeps them."""
+    batches = run.batches(split)
+    return Scorer(model, run.config.logit_shift, batches.element_spec[0])(batches, progress)
 
 
 def refuse_loss(judged: Mapping[str, Any] | None, form: TableForm, most: float) -> None:
