@@ -20,7 +20,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from tests.serving.conftest import Server
+from tests.serving.conftest import Server, free_port
 from tests.serving.test_main import one_line, run
 from tests.serving.test_store import load_text, write
 from tfdlrm.serving.errors import Code, StatusError
@@ -180,6 +180,14 @@ def test_config_files_that_cannot_be_used(tmp_path, text, message):
 def test_a_config_file_that_is_not_there_is_one_line(tmp_path):
     line = one_line(run("--model_config_file", str(tmp_path / "nowhere")))
     assert "`model_config_file` must be a file that can be read" in line
+
+
+def test_a_label_of_a_version_that_is_not_loaded_is_one_line(model_path, tmp_path):
+    config = tmp_path / "models.config"
+    labels = 'version_labels { key: "stable" value: 1 }'
+    config.write_text(config_of(f'name: "m" base_path: "{model_path.parent}" {labels}'))
+    line = one_line(run("--model_config_file", str(config), "--rest_api_port", str(free_port())))
+    assert "`model_config_file` must be valid. Received: Request to assign label to version 1 of model m" in line
 
 
 # --- a server through its life --------------------------------------------------------------------------------------

@@ -95,7 +95,13 @@ def settings_of(args: argparse.Namespace) -> list[ModelSettings]:
         UserError: The path holds no version, or the config file cannot be used.
     """
     if args.model_config_file is not None:
-        return read_model_config(args.model_config_file)
+        settings = read_model_config(args.model_config_file)
+        try:
+            make_models(args).check_labels(settings)
+        except StatusError as error:
+            hint = "see --allow_version_labels_for_unavailable_models"
+            raise ConfigError(f"`model_config_file` must be valid. Received: {error.message}; {hint}") from error
+        return settings
     require_versions(args.model_base_path)
     return [ModelSettings(args.model_name, args.model_base_path)]
 
@@ -126,10 +132,7 @@ def start_models(args: argparse.Namespace, models: Models, settings: Sequence[Mo
     Raises:
         UserError: Nothing can be served.
     """
-    try:
-        models.start(settings, load)
-    except StatusError as error:
-        raise ConfigError(f"`model_config_file` must be one that can be served: {error.message}") from error
+    models.start(settings, load)
     if args.model_config_file is not None and args.model_config_file_poll_wait_seconds:
         models.follow(args.model_config_file, args.model_config_file_poll_wait_seconds, settings)
 

@@ -71,7 +71,7 @@ class Models(Mapping[str, ModelStore]):
             StatusError: A label for a version that is not loaded.
         """
         self._load = load
-        self._check_labels(settings)
+        self.check_labels(settings)
         stores = {one.name: self._make(one) for one in settings}
         failures = []
         for store in stores.values():
@@ -100,7 +100,7 @@ class Models(Mapping[str, ModelStore]):
                 nothing to serve.
         """
         with self._changing, ExitStack() as held:
-            self._check_labels(settings)
+            self.check_labels(settings)
             stores: dict[str, ModelStore] = {}
             prepared: list[ModelStore] = []
             try:
@@ -178,8 +178,15 @@ class Models(Mapping[str, ModelStore]):
             retry_seconds=self._retry_seconds,
         )
 
-    def _check_labels(self, settings: Sequence[ModelSettings]) -> None:
-        """Refuse labels for versions that do not answer now; loading them is a change of its own, made before."""
+    def check_labels(self, settings: Sequence[ModelSettings]) -> None:
+        """Refuse labels for versions that do not answer now; loading them is a change of its own, made before.
+
+        Args:
+            settings: All models there are to be.
+
+        Raises:
+            StatusError: FAILED_PRECONDITION.
+        """
         for one in settings:
             store = self._stores.get(one.name)
             for label, version in one.labels.items():
