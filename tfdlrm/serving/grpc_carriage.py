@@ -16,7 +16,7 @@ from tfdlrm.serving.note import Note, Observer, current
 _VERBS = {"GetModelMetadata": "metadata", "GetModelStatus": "status", "HandleReloadConfigRequest": "reload"}
 
 
-class Interceptor(grpc.ServerInterceptor):  # type: ignore[misc]
+class Interceptor(grpc.ServerInterceptor):
     """Wraps every unary call of a `grpc.server(..., interceptors=[Interceptor(...)])`."""
 
     def __init__(self, token: bytes | None = None, observers: Sequence[Observer] = ()) -> None:

@@ -120,14 +120,14 @@ def _without_twins(methods: _Json) -> _Json:
 
 def _verbs(servable: Servable) -> list[tuple[str, _Json, _Json]]:
     """Return verb, body and answer for each verb the version offers."""
-    found = []
+    found: list[tuple[str, _Json, _Json]] = []
     methods: dict[str, list[str]] = {"predict": list(servable.signatures)}
     for name, definition in servable.metadata.items():
         verb = str(definition.get("method_name", "")).rpartition("/")[2]
         if verb in ("classify", "regress") and name in servable.signatures:
             methods.setdefault(verb, []).append(name)
     bodies = [_predict_body(name, servable.signatures[name].inputs) for name in methods["predict"]]
-    answer = {
+    answer: _Json = {
         "type": "object",
         "oneOf": [{"required": ["predictions"]}, {"required": ["outputs"]}],
         "properties": {"predictions": {"type": "array"}, "outputs": {}},

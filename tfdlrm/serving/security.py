@@ -102,4 +102,5 @@ def read_ssl_config(path: Path) -> GrpcTls:
             raise ConfigError(f"`{name}` of `ssl_config_file` must be a PEM text, not a file name. Received: {path}")
     if config.client_verify and not texts[2]:
         raise ConfigError(f"`client_verify` must come with `custom_ca`. Received: {path}")
-    return GrpcTls(*texts, client_verify=config.client_verify)
+    key, certificate, authority = texts
+    return GrpcTls(key, certificate, authority, config.client_verify)
