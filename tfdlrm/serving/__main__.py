@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import gc
-import logging
 import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -18,7 +18,7 @@ from tfdlrm.serving import logs, transport_flags
 from tfdlrm.serving.store import ModelStore, require_versions
 from tfdlrm.spec.errors import ConfigError, UserError
 
-_LOG = logging.getLogger(__name__)
+_LAST_SECONDS = 2.0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -100,10 +100,6 @@ def _serve(args: argparse.Namespace) -> None:
         raise _taken(args.host, args.rest_api_port, error) from error
     finally:
         store.stop()
-        if app.state.work.busy:  # given up: a thread cannot be ended, and Python would wait for it
-            _LOG.error("requests were still being computed when the time to end was over")
-            logging.shutdown()
-            os._exit(0)
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -148,5 +144,20 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _run() -> int:
+    """Return the exit code of the process, and see to it that the process ends with it.
+
+    A thread may still compute a request that was given up; Python would wait for it for ever.
+    """
+    try:
+        code = main()
+    except SystemExit as end:  # from a signal, or from wrong arguments
+        code = int(end.code or 0)
+    timer = threading.Timer(_LAST_SECONDS, os._exit, [code])
+    timer.daemon = True
+    timer.start()
+    return code
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(_run())
