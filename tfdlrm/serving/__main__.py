@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import gc
-import logging
 import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Sequence
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tfdlrm.serving.app import Carriage
     from tfdlrm.serving.models import Models
 
-_LOG = logging.getLogger(__name__)
+_LAST_SECONDS = 2.0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -100,10 +100,6 @@ def _serve(args: argparse.Namespace) -> None:
         raise _taken("rest_api_port", args.host, args.rest_api_port, error) from error
     finally:
         models.stop()
-        if app.state.work.busy:  # given up: a thread cannot be ended, and Python would wait for it
-            _LOG.error("requests were still being computed when the time to end was over")
-            logging.shutdown()
-            os._exit(0)
 
 
 def _start_grpc(
@@ -156,5 +152,20 @@ def _port(text: str) -> int:
     return port
 
 
+def _run() -> int:
+    """Return the exit code of the process, and see to it that the process ends with it.
+
+    A thread may still compute a request that was given up; Python would wait for it for ever.
+    """
+    try:
+        code = main()
+    except SystemExit as end:  # from a signal, or from wrong arguments
+        code = int(end.code or 0)
+    timer = threading.Timer(_LAST_SECONDS, os._exit, [code])
+    timer.daemon = True
+    timer.start()
+    return code
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(_run())

@@ -76,8 +76,7 @@ def create_app(models: Mapping[str, ModelStore], carriage: Carriage | None = Non
     """
     carriage = carriage or Carriage()
     app = FastAPI(title="tfdlrm serving", openapi_url=None, docs_url=None, redoc_url=None)
-    work = Work(carriage.threads, carriage.limits.queued_requests)
-    app.state.work = work
+    work = _Work(carriage.threads, carriage.limits.queued_requests)
     app.add_middleware(_Transport, rest=Rest(models), work=work, carriage=carriage)
 
     @app.get("/healthz")
@@ -112,38 +111,22 @@ def create_app(models: Mapping[str, ModelStore], carriage: Carriage | None = Non
     return app
 
 
-class Work:
+class _Work:
     """The threads that compute, behind a queue of a size that does not grow."""
 
     def __init__(self, threads: int, queued: int) -> None:
         self.queued = queued
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="predict")
         self._slots = threading.Semaphore(queued)
-        self._busy = 0
-
-    @property
-    def busy(self) -> bool:
-        """Whether a request is being computed, or waits for it."""
-        return self._busy > 0
 
     def submit(self, function: Any) -> asyncio.Future[Any] | None:
         """Have a function called by a thread; None where the queue is full."""
         if not self._slots.acquire(blocking=False):
             return None
-        self._busy += 1
         # Its place is free when the work has ended, which may be after the client was told that it took too long.
-        loop = asyncio.get_running_loop()
         future = self._pool.submit(function)
-        future.add_done_callback(lambda _: self._leave(loop))
+        future.add_done_callback(lambda _: self._slots.release())
         return asyncio.wrap_future(future)
-
-    def _leave(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._slots.release()
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(self._count_down)
-
-    def _count_down(self) -> None:
-        self._busy -= 1
 
 
 class _Transport:
@@ -153,7 +136,7 @@ class _Transport:
     a router decodes paths first and answers 405. It also saves the router's share of a sub-millisecond answer.
     """
 
-    def __init__(self, app: ASGIApp, rest: Rest, work: Work, carriage: Carriage) -> None:
+    def __init__(self, app: ASGIApp, rest: Rest, work: _Work, carriage: Carriage) -> None:
         self._app = app
         self._rest = rest
         self._work = work

@@ -127,7 +127,7 @@ def _verbs(servable: Servable) -> list[tuple[str, _Json, _Json]]:
         if verb in ("classify", "regress") and name in servable.signatures:
             methods.setdefault(verb, []).append(name)
     bodies = [_predict_body(name, servable.signatures[name].inputs) for name in methods["predict"]]
-    answer = {
+    answer: _Json = {
         "type": "object",
         "oneOf": [{"required": ["predictions"]}, {"required": ["outputs"]}],
         "properties": {"predictions": {"type": "array"}, "outputs": {}},
