@@ -4,11 +4,13 @@ import dataclasses
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from sklearn.metrics import log_loss
 
 from tfdlrm.export.blessing import HeldOut, bless, refuse_low_auc
 from tfdlrm.export.errors import VerifyError
 from tfdlrm.export.saved_model import export_model
+from tfdlrm.models.dlrm import DLRM
 
 SIGNATURES = {"serving_default", "tf_examples", "serve_ids", "classify", "regress", "rank"}
 
@@ -63,6 +65,20 @@ def test_a_worse_model_does_not_replace_a_better_one(world, judged, other, versi
     assert "log loss must be at most 0.005 above that of the version in place (`export.max_regression`)" in message
     assert f"Received: {mine:.6f}, and {its:.6f} of version 4, on the same 8 rows" in message
     assert "Version 4 stays in place." in message and "set `export.no_regression` to false" in message
+
+
+class CallsPython(DLRM):
+    def logits(self, inputs, training=None):
+        logits = super().logits(inputs, training=training)
+        return tf.ensure_shape(tf.numpy_function(lambda values: values, [logits], tf.float32), [None, 1])
+
+
+def test_operations_that_no_server_has_get_no_number(world, tmp_path):
+    model = CallsPython(world.model.spec, bottom_units=(8, 4), top_units=(8, 1))
+    model.build()
+    with pytest.raises(VerifyError, match=r"must be in stock TensorFlow. Received: \w*PyFunc\w* \(calls back into"):
+        export_model(model, world.encoder, tmp_path / "served")
+    assert list((tmp_path / "served").iterdir()) == []
 
 
 @pytest.mark.parametrize("auc", [0.69999, float("nan")])

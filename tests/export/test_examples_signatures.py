@@ -46,3 +46,8 @@ def test_what_is_no_example_is_refused(answers):
     for name in ("classify", "regress"):
         with pytest.raises(tf.errors.InvalidArgumentError, match="Could not parse example"):
             answers.all_outputs(name, inputs=[b"not an example"])
+
+
+def test_an_export_has_a_fingerprint(version_dir):
+    fingerprint = tf.saved_model.experimental.read_fingerprint(str(version_dir))
+    assert fingerprint.signature_def_hash and fingerprint.graph_def_program_hash and fingerprint.checkpoint_hash

@@ -70,6 +70,22 @@ def test_the_fingerprint_is_that_of_the_new_signatures(functions, tmp_path):
     assert tf.saved_model.experimental.read_fingerprint(str(changed)).signature_def_hash == by_tensorflow
 
 
+@pytest.mark.parametrize("inputs", [12, 300])
+def test_the_fingerprint_of_many_inputs_stays(tmp_path, inputs):
+    """Twelve are enough for names of several lengths, of which some begin others."""
+
+    @tf.function
+    def total(**columns):
+        return {"outputs": tf.add_n(list(columns.values()))}
+
+    names = [f"C{number}" for number in range(inputs)]
+    function = total.get_concrete_function(**{name: tf.TensorSpec([None], tf.float32, name) for name in names})
+    before = save(tmp_path, {"serving_default": function})
+    rewrite_signatures(tmp_path, {})
+    after = tf.saved_model.experimental.read_fingerprint(str(tmp_path))
+    assert after.signature_def_hash == before.signature_def_hash
+
+
 def test_a_fingerprint_that_is_not_known_goes(functions, tmp_path):
     fingerprint = save(tmp_path, functions)
     fingerprint.signature_def_hash ^= 1

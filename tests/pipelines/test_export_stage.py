@@ -103,6 +103,20 @@ def test_a_second_call_exports_nothing(folder: Path) -> None:
     assert "done before" in export(folder).out
 
 
+def test_the_version_in_place_is_compared_on_the_same_rows(folder: Path, tmp_path: Path) -> None:
+    models = Path(shutil.copytree(folder / "models", tmp_path / "models"))
+    run = Path(shutil.copytree(folder / "run", tmp_path / "run"))
+    sets = ["--set", "export.no_regression=true", "--set", f"export.directory={models}"]
+    outcome = call(criteo.main, "--work-dir", run, "--stages", "export", *sets)
+    assert outcome.code == 0, outcome.err
+    exported = json.loads((run / "metrics.json").read_text())["stages"]["export"]
+    assert exported["version"] == 2
+    # The same weights: no better and no worse, and so not refused.
+    assert exported["in_place"]["version"] == 1
+    assert exported["in_place"]["log_loss"] == exported["in_place"]["log_loss_of_this"]
+    assert 0.1 < exported["in_place"]["log_loss"] < 1
+
+
 def test_too_low_an_auc_gets_no_number(folder: Path, stages: dict[str, Any]) -> None:
     outcome = export(folder, "export.min_auc=0.99", "export.warmup_batch_sizes=[2]")
     judged = stages["evaluate"]["metrics"][stages["evaluate"]["exported"]]["auc"]

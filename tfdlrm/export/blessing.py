@@ -10,7 +10,7 @@ from typing import Any
 import numpy.typing as npt
 
 from tfdlrm.export.errors import VerifyError
-from tfdlrm.export.verify import VerifyReport, raw_answers, verify
+from tfdlrm.export.verify import RAW, VerifyReport, raw_answers, verified_answers
 from tfdlrm.export.versions import newest_version
 from tfdlrm.metrics.binary import log_loss
 
@@ -87,13 +87,8 @@ def bless(
         VerifyError: it may not; the message says why and what to do.
     """
     try:
-        verified = verify(
-            directory,
-            held_out.rows,
-            held_out.expected,
-            tolerance,
-            ids=held_out.ids,
-            batch_size=held_out.batch_size,
+        verified, answers = verified_answers(
+            directory, held_out.rows, held_out.expected, tolerance, held_out.ids, held_out.batch_size
         )
     except VerifyError as error:
         reason = str(error).replace(f"{directory}: ", "").replace(str(directory), "the export")
@@ -101,7 +96,7 @@ def bless(
     newest = newest_version(base)
     if max_regression is None or newest is None:
         return Blessing(verified, None)
-    return Blessing(verified, _compared(base, newest, held_out, max_regression))
+    return Blessing(verified, _compared(base, newest, held_out, answers[RAW][:, 0], max_regression))
 
 
 def refuse_low_auc(base: Path, auc: float, floor: float, rows: int, split: str) -> None:
@@ -113,15 +108,15 @@ def refuse_low_auc(base: Path, auc: float, floor: float, rows: int, split: str) 
         )
 
 
-def _compared(base: Path, newest: Path, held_out: HeldOut, max_regression: float) -> Comparison:
+def _compared(base: Path, newest: Path, held_out: HeldOut, answers: Array, max_regression: float) -> Comparison:
     try:
-        answers = raw_answers(newest, held_out.rows, held_out.batch_size)
+        its_answers = raw_answers(newest, held_out.rows, held_out.batch_size)
     except VerifyError as error:
         raise VerifyError(
             f"{base}: not published: `export.no_regression` asks for the answers of the version in place, which gives "
             f"none: {error} Set `export.no_regression` to false to publish without."
         ) from None
-    mine, its = (log_loss(held_out.labels, p, held_out.weight) for p in (held_out.expected, answers))
+    mine, its = (log_loss(held_out.labels, p, held_out.weight) for p in (answers, its_answers))
     if not mine - its <= max_regression:
         raise VerifyError(
             f"{base}: not published: log loss must be at most {max_regression:g} above that of the version in place "

@@ -72,10 +72,24 @@ def _hash_of(graph: meta_graph_pb2.MetaGraphDef) -> int:
     """Return TensorFlow's hash of all signatures: names and definitions, in the order of the names."""
     total = 0
     for name in sorted(graph.signature_def):
-        for content in (name.encode(), graph.signature_def[name].SerializeToString(deterministic=True)):
+        for content in (name.encode(), _in_order(graph.signature_def[name])):
             [digest] = tf.fingerprint(tf.constant([content])).numpy()
             total = _combined(total, int.from_bytes(digest.tobytes(), "little"))
     return total
+
+
+def _in_order(definition: meta_graph_pb2.SignatureDef) -> bytes:
+    """Return a definition with its maps in the order of their keys: Python's deterministic order is another one."""
+    pieces = [
+        [meta_graph_pb2.SignatureDef(inputs={name: definition.inputs[name]}) for name in sorted(definition.inputs)],
+        [meta_graph_pb2.SignatureDef(outputs={name: definition.outputs[name]}) for name in sorted(definition.outputs)],
+        [meta_graph_pb2.SignatureDef(method_name=definition.method_name)],
+        [
+            meta_graph_pb2.SignatureDef(defaults={name: definition.defaults[name]})
+            for name in sorted(definition.defaults)
+        ],
+    ]
+    return b"".join(piece.SerializeToString() for field in pieces for piece in field)
 
 
 def _combined(first: int, second: int) -> int:

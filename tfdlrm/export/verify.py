@@ -21,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tfdlrm.export.asking import EXPECTED, IDS, RAW, load_and_answer
+from tfdlrm.export.asking import EXPECTED, IDS, load_and_answer
+from tfdlrm.export.asking import RAW as RAW
 from tfdlrm.export.errors import VerifyError as VerifyError
 from tfdlrm.export.ops import refuse_foreign_ops
 
@@ -95,22 +96,35 @@ def verify(
         DataError: there is no SavedModel in `version_dir`.
         ValueError: `expected` and the columns have different lengths, or there are no rows.
     """
+    return verified_answers(version_dir, rows, expected, tolerance, ids or {}, batch_size, timeout_seconds)[0]
+
+
+def verified_answers(
+    version_dir: Path,
+    rows: Mapping[str, Array],
+    expected: Array,
+    tolerance: float,
+    ids: Mapping[str, Array],
+    batch_size: int,
+    timeout_seconds: float = 1800,
+) -> tuple[VerifyReport, dict[str, Array]]:
+    """Return what `verify` does, and the answers by signature, each `[n, 1]`."""
     ops = refuse_foreign_ops(version_dir)
     wanted = np.asarray(expected, np.float32).reshape(-1)
     _check_lengths(rows, wanted.size, "rows")
-    _check_lengths(ids or {}, wanted.size, "ids")
-    found = _asked(version_dir, rows, ids or {}, batch_size, timeout_seconds)
+    _check_lengths(ids, wanted.size, "ids")
+    found = _asked(version_dir, rows, ids, batch_size, timeout_seconds)
     seconds: dict[str, float] = json.loads(str(found.pop("seconds")))
     replayed = int(found.pop("warmup_requests"))
     # What `rank` must answer is what `serving_default` does: its questions are made of several rows each.
     differences = {
         name: _compare(
-            version_dir, name, answer, found.get(EXPECTED + name, wanted), tolerance, rows if name != IDS else ids or {}
+            version_dir, name, answer, found.get(EXPECTED + name, wanted), tolerance, rows if name != IDS else ids
         )
         for name, answer in found.items()
         if not name.startswith(EXPECTED)
     }
-    return VerifyReport(
+    report = VerifyReport(
         rows=wanted.size,
         differences=differences,
         max_difference=max(differences.values()),
@@ -119,6 +133,7 @@ def verify(
         warmup_requests=replayed,
         ops=ops,
     )
+    return report, found
 
 
 def raw_answers(

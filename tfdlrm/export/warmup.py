@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
-from tensorflow_serving.apis import input_pb2, model_pb2, prediction_log_pb2
+from tensorflow_serving.apis import input_pb2, model_pb2
+from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from tfdlrm.data.encoder import FeatureEncoder
 from tfdlrm.export.examples_signatures import CLASSIFY, EXAMPLES, REGRESS
@@ -26,10 +27,9 @@ MOST_REQUESTS = 1000
 """What TensorFlow Serving replays; it refuses to load a version with more."""
 
 Array = npt.NDArray[Any]
-Log = prediction_log_pb2.PredictionLog
 
 
-def write_warmup(path: Path, requests: Sequence[Log]) -> None:
+def write_warmup(path: Path, requests: Sequence[PredictionLog]) -> None:
     """Write requests as a TFRecord file; the same bytes for the same requests."""
     with tf.io.TFRecordWriter(str(path)) as writer:
         for request in requests:
@@ -42,7 +42,7 @@ def warmup_requests(
     rows: Mapping[str, Array],
     batch_sizes: Sequence[int],
     rank_candidates: Sequence[str] = (),
-) -> list[Log]:
+) -> list[PredictionLog]:
     """Return one request for each signature and batch size, made of the first rows; too few rows come again.
 
     A batch of `rank` is one question with so many candidates: the first row's shared columns, and all rows' others.
@@ -88,8 +88,8 @@ def _spec(model_name: str, signature: str) -> model_pb2.ModelSpec:
     return model_pb2.ModelSpec(name=model_name, signature_name=signature)
 
 
-def _predict(model_name: str, signature: str, inputs: Mapping[str, Array]) -> Log:
-    log = Log()
+def _predict(model_name: str, signature: str, inputs: Mapping[str, Array]) -> PredictionLog:
+    log = PredictionLog()
     request = log.predict_log.request
     request.model_spec.CopyFrom(_spec(model_name, signature))
     for name, values in inputs.items():
@@ -98,11 +98,11 @@ def _predict(model_name: str, signature: str, inputs: Mapping[str, Array]) -> Lo
     return log
 
 
-def _on_examples(model_name: str, examples: list[bytes]) -> Iterator[Log]:
+def _on_examples(model_name: str, examples: list[bytes]) -> Iterator[PredictionLog]:
     messages = [tf.train.Example.FromString(example) for example in examples]
     given = input_pb2.Input(example_list=input_pb2.ExampleList(examples=messages))
     for signature, kind in ((CLASSIFY, "classify_log"), (REGRESS, "regress_log")):
-        log = Log()
+        log = PredictionLog()
         request = getattr(log, kind).request
         request.model_spec.CopyFrom(_spec(model_name, signature))
         request.input.CopyFrom(given)
@@ -112,7 +112,7 @@ def _on_examples(model_name: str, examples: list[bytes]) -> Iterator[Log]:
 
 def _predictions(
     model_name: str, encoder: FeatureEncoder, rows: Mapping[str, Array], rank_candidates: Sequence[str]
-) -> Iterator[Log]:
+) -> Iterator[PredictionLog]:
     yield _predict(model_name, "serving_default", rows)
     texts = {name: values.dtype == object for name, values in rows.items()}
     batch = encoder.encode({n: tf.constant(v.tolist(), tf.string if texts[n] else tf.float32) for n, v in rows.items()})
