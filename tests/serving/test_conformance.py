@@ -52,7 +52,12 @@ def target(other_server, tmp_path_factory) -> Iterator[Target]:
         return
     base = tmp_path_factory.mktemp("fixtures") / "models"
     write_fixtures(base, base)
-    flags = ("--model_config_file", str(base / "models.config"), "--allow_version_labels_for_unavailable_models")
+    monitoring = base.with_name("monitoring.config")
+    monitoring.write_text("prometheus_config { enable: true }", encoding="utf-8")
+    flags = (
+        *("--model_config_file", str(base / "models.config"), "--allow_version_labels_for_unavailable_models"),
+        *("--monitoring_config_file", str(monitoring)),
+    )
     server = Server(None, base.with_name("log.txt"), *flags)
     yield Target(server.client, server.grpc_address)
     server.close()

@@ -1,7 +1,7 @@
 """What dynamic batching brings: one-row calls of a signature by many threads, plain and gathered, in this process.
 
-`python -m tfdlrm.pipelines.benchmarks.batching VERSION_DIRECTORY` measures an exported model. No HTTP is involved: this is
-the batching executor alone.
+`python -m tfdlrm.pipelines.benchmarks.batching VERSION_DIRECTORY` measures an exported model. No HTTP is involved: this
+is the batching executor alone.
 """
 
 from __future__ import annotations
