@@ -42,7 +42,9 @@ def test_every_client_gets_its_own_answers(batching, model_path, start_server, t
     """All clients are connected at the same time, each sends one request after another; serial answers are known."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 2 * CLIENTS + 512)), hard))
-    flags = ["--max_queued_requests", str(2 * CLIENTS)]
+    # A thousand clients share one process and two cores with the server: a pause between two requests may be long.
+    flags = ["--max_queued_requests", str(2 * CLIENTS), "--idle_timeout_seconds", "120"]
+    flags += ["--receive_timeout_seconds", "120"]
     if batching:
         (tmp_path / "batching").write_text(
             "max_batch_size { value: 32 } allowed_batch_sizes: [8, 32] max_enqueued_batches { value: 10000 }"

@@ -24,7 +24,8 @@ class Limits:
         queued_bytes: Bytes of bodies held at a time, over all requests; those that would go beyond get 503.
         answer_seconds: A request not answered by then gets 504; 0 for no such time.
         receive_seconds: Seconds for the headers of a request, and again for its body, plus one for each 100,000 bytes.
-        idle_seconds: Seconds a connection may rest between two requests.
+        idle_seconds: Seconds a connection may rest between two requests; more than clients keep idle ones (5 s is
+            usual), or a request may meet a connection that is just being closed.
         connections: Open connections; further ones get 503 and are closed.
     """
 
@@ -34,7 +35,7 @@ class Limits:
     queued_bytes: int = 512 << 20
     answer_seconds: float = 30.0
     receive_seconds: float = 20.0
-    idle_seconds: float = 5.0
+    idle_seconds: float = 30.0
     connections: int = 4096
 
 
