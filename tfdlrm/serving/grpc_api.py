@@ -31,6 +31,7 @@ def create_grpc_server(
     address: str,
     *,
     threads: int,
+    most_requests: int | None = None,
     credentials: grpc.ServerCredentials | None = None,
     interceptors: Sequence[grpc.ServerInterceptor] = (),
 ) -> grpc.Server:
@@ -40,6 +41,7 @@ def create_grpc_server(
         models: The models, which a request may change.
         address: Host and port to listen on, such as "127.0.0.1:8500".
         threads: Requests computed at a time; further ones wait their turn.
+        most_requests: Requests in computation or waiting; further ones get RESOURCE_EXHAUSTED. None for no bound.
         credentials: For TLS; None listens without.
         interceptors: See every call before the services do.
 
@@ -51,7 +53,8 @@ def create_grpc_server(
         ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
         ("grpc.so_reuseport", 0),  # or two servers would share a port, and each get some of the requests
     ]
-    server = grpc.server(ThreadPoolExecutor(threads, thread_name_prefix="grpc"), None, interceptors, options)
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="grpc")
+    server = grpc.server(pool, None, interceptors, options, most_requests)
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(_Prediction(models), server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(_Model(models), server)
     if credentials is None:
