@@ -48,7 +48,9 @@ def test_every_load_is_measured(tmp_path: Path) -> None:
     done = call(main, "serve", *SMALL, *sizes, "--json", file, "--folder", tmp_path)
     assert done.code == 0, done
     figures = json.loads(file.read_text())
-    loads = [f"{t} {what}" for t in ("rest", "grpc") for what in ("predict 1", "predict 3", "rank 1", "empty 3")]
+    loads = [
+        f"{t} {what}" for t in ("rest", "grpc") for what in ("predict 1", "predict 3", "rank 1", "empty 1", "empty 3")
+    ]
     assert sorted(figures["plain"]) == sorted(loads)
     for figure in figures["plain"].values():
         assert 0 < figure["p50"] <= figure["p99"] and figure["per_second"] > 0 and figure["first"] > 0

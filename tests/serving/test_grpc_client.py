@@ -62,10 +62,16 @@ def test_refusals_carry_code_and_message(client, server):
         client.predict({"x": ["a"]})
     with pytest.raises(PredictError, match="FAILED_PRECONDITION"):
         client.predict({"x": [1.0]}, signature_name="nothing")
-    with GrpcPredictClient(server.grpc_address, "m", version=7) as old, pytest.raises(PredictError, match="404") as error:
+    with (
+        GrpcPredictClient(server.grpc_address, "m", version=7) as old,
+        pytest.raises(PredictError, match="404") as error,
+    ):
         old.predict({"x": [1.0]})
     assert error.value.status == 404
-    with GrpcPredictClient(server.grpc_address, "m", label="none") as labelled, pytest.raises(PredictError, match="400"):
+    with (
+        GrpcPredictClient(server.grpc_address, "m", label="none") as labelled,
+        pytest.raises(PredictError, match="400"),
+    ):
         labelled.predict({"x": [1.0]})
     for kind in (GrpcPredictClient, PredictClient):
         with pytest.raises(ValueError, match="`version` or `label` must be given, not both"):
@@ -92,11 +98,11 @@ def test_an_answer_that_comes_too_late(client, server):
 
 def test_a_token_over_both(model_path, start_server, tmp_path):
     file = tmp_path / "token"
-    file.write_text("secret\n")
+    file.write_text("a-secret-of-length-24\n")
     server = start_server(model_path.parent, "--auth_token_file", str(file))
-    with GrpcPredictClient(server.grpc_address, "m", token="secret") as client:
+    with GrpcPredictClient(server.grpc_address, "m", token="a-secret-of-length-24") as client:
         assert client.predict({"x": [1.0]}).tolist() == [2.5]
-    with PredictClient(server.url, "m", token="secret") as rest:
+    with PredictClient(server.url, "m", token="a-secret-of-length-24") as rest:
         assert rest.predict(columns=[1.0]).tolist() == [2.5]
     with GrpcPredictClient(server.grpc_address, "m") as client, pytest.raises(PredictError, match="401"):
         client.predict({"x": [1.0]})
@@ -113,7 +119,9 @@ def test_an_exported_model_answers_both_clients_alike(tmp_path: Path, start_serv
     server = start_server(tmp_path / "models" / "small")
     rng = np.random.default_rng(0)
     rows = {f"I{i}": np.where(rng.random(6) < 0.2, np.nan, rng.integers(0, 50, 6)).astype("f4") for i in range(1, 14)}
-    texts = {f"C{i}": [f"{rng.integers(2**32):08x}" if rng.random() < 0.8 else "" for _ in range(6)] for i in range(1, 27)}
+    texts = {
+        f"C{i}": [f"{rng.integers(2**32):08x}" if rng.random() < 0.8 else "" for _ in range(6)] for i in range(1, 27)
+    }
     columns = {**rows, **texts}
     shared = {name: values[0] for name, values in columns.items() if name not in ("C1", "C2", "I3")}
     candidates = {name: columns[name] for name in ("C1", "C2", "I3")}

@@ -40,7 +40,7 @@ def predict(servable: Servable, request: Any) -> Any:
     if name not in servable.definitions:
         raise StatusError(Code.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
     definition = servable.definitions[name]
-    arrays = _inputs(definition, request.inputs)
+    arrays = _inputs(servable, name, request.inputs)
     wanted = list(request.output_filter)
     for index, alias in enumerate(wanted):
         if alias not in definition.outputs:
@@ -141,20 +141,23 @@ def metadata(servable: Servable, request: Any) -> Any:
     return response
 
 
-def _inputs(definition: Any, sent: Any) -> dict[str, Array]:
+def _inputs(servable: Servable, name: str, sent: Any) -> dict[str, Array]:
     """Return an array for each input of a signature, its default where it has one and none was sent."""
-    defaults = definition.defaults
-    missing = sorted(name for name in definition.inputs if name not in sent)
-    extra = sorted(name for name in sent if name not in definition.inputs)
-    if extra or any(name not in defaults for name in missing):
-        names = [",".join(sorted(keys)) for keys in (sent, definition.inputs)]
+    types = servable.input_types(name)
+    if len(sent) == len(types) and all(alias in sent for alias in types):
+        return {alias: from_proto(alias, sent[alias], kind) for alias, kind in types.items()}
+    defaults = servable.definitions[name].defaults
+    missing = sorted(alias for alias in types if alias not in sent)
+    extra = sorted(alias for alias in sent if alias not in types)
+    if extra or any(alias not in defaults for alias in missing):
+        names = [",".join(sorted(keys)) for keys in (sent, types)]
         raise invalid(
-            f"input size does not match signature: {len(sent)}!={len(definition.inputs)} len({{{names[0]}}}) != "
+            f"input size does not match signature: {len(sent)}!={len(types)} len({{{names[0]}}}) != "
             f"len({{{names[1]}}}). Sent extra: {{{','.join(extra)}}}. Missing but required: {{{','.join(missing)}}}."
         )
     return {
-        name: from_proto(name, sent[name] if name in sent else defaults[name], info.dtype)
-        for name, info in definition.inputs.items()
+        alias: from_proto(alias, sent[alias] if alias in sent else defaults[alias], kind)
+        for alias, kind in types.items()
     }
 
 

@@ -15,6 +15,15 @@ from tfdlrm.serving.tensors import Array
 # A few bytes may declare a tensor of any size, filled up with its last value. Beyond this, the values must be there.
 _MAX_FILLED_BYTES = 64 << 20
 
+# Where a tensor of these types lists its values, one by one; a string's are bytes.
+_LISTED = {
+    types_pb2.DT_FLOAT: ("float_val", np.float32),
+    types_pb2.DT_DOUBLE: ("double_val", np.float64),
+    types_pb2.DT_INT32: ("int_val", np.int32),
+    types_pb2.DT_INT64: ("int64_val", np.int64),
+    types_pb2.DT_STRING: ("string_val", np.object_),
+}
+
 # Of these types `*_val` is, on the wire, the array itself: the field's key, the size in bytes, the bytes.
 _WIRE_KEYS = {np.dtype(np.float32): b"\x2a", np.dtype(np.float64): b"\x32"}
 
@@ -37,6 +46,14 @@ def from_proto(name: str, tensor: Any, dtype: int) -> Array:
         wanted, got = (types_pb2.DataType.Name(kind).removeprefix("DT_").lower() for kind in (dtype, tensor.dtype))
         raise invalid(f"Input {name} must be of type {wanted}. Received: {got}")
     shape = [dim.size for dim in tensor.tensor_shape.dim]
+    if dtype in _LISTED and not tensor.tensor_content:
+        # The values of a few rows of dozens of columns: TensorFlow's own way, below, takes ten times as long.
+        field, kind = _LISTED[dtype]
+        values = getattr(tensor, field)
+        if len(values) == math.prod(shape) and values:
+            array = np.empty(len(values), kind)
+            array[:] = values
+            return array.reshape(shape)
     if tensor.tensor_shape.unknown_rank or any(size < 0 for size in shape):
         raise invalid(f"Input {name} must have a known shape. Received: {shape}")
     try:

@@ -40,6 +40,7 @@ class Servable:
     metadata: Mapping[str, Any]
     loaded: Any
     definitions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    _types: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict, repr=False)
 
     def signature(self, name: str) -> Signature:
         """Return a signature by name.
@@ -50,6 +51,12 @@ class Servable:
         if name not in self.signatures:
             raise invalid(f'Serving signature name: "{name}" not found in signature def')
         return self.signatures[name]
+
+    def input_types(self, name: str) -> Mapping[str, int]:
+        """Return the DataType of each input of a signature, by input name; the signature must be there."""
+        if name not in self._types:  # looked up for every request, which takes long in a message
+            self._types[name] = {alias: info.dtype for alias, info in self.definitions[name].inputs.items()}
+        return self._types[name]
 
 
 def load_servable(path: Path, version: int) -> Servable:

@@ -194,8 +194,9 @@ def _loads(base: Path, asked: _Questions, plan: Plan, log: Path, flags: Sequence
         empty = asked.folders["empty"]
         # What the server answers without a model: an empty body is refused, an empty status request is, too.
         more = ("--expect-refusal",)
-        figures[f"rest empty {plan.clients}"] = _load("rest", rest, empty, plan.clients, plan.seconds, *more)
-        figures[f"grpc empty {plan.clients}"] = _load("grpc", target, empty, plan.clients, plan.seconds, *more)
+        for transport, where in one.items():
+            for clients in (1, plan.clients):
+                figures[f"{transport} empty {clients}"] = _load(transport, where, empty, clients, plan.seconds, *more)
     return figures
 
 
