@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,50 +58,60 @@ class Forks:
     def __init__(self, folder: Path) -> None:
         self._folder, self._count = folder, 0
         self._process: subprocess.Popen[str] | None = None
+        self._asking = threading.Lock()
 
-    def start(self, *arguments: object, env: Mapping[str, str] | None = None, log: Path | None = None) -> Fork:
+    def start(
+        self,
+        *arguments: object,
+        env: Mapping[str, str] | None = None,
+        log: Path | None = None,
+        out: Path | None = None,
+    ) -> Fork:
         """Fork a process that does what `python <arguments>` would do: `-c <code> ...` or `-m <module> ...`.
 
         Args:
             arguments: As after `python`.
             env: Changes to the environment.
             log: Where both of its streams go. Defaults to a file of its own.
+            out: Where its standard output goes instead.
         """
         self._count += 1
         log = self._folder / f"{self._count}.log" if log is None else log
-        log.touch()
+        log.write_bytes(b"")
         # Commands would start themselves again for large pages, and import all that is here already.
         changes = {"TFDLRM_LARGE_PAGES": "0", **(env or {})}
-        pid = self.ask({"start": [str(argument) for argument in arguments], "env": changes, "log": str(log)})
+        streams = [str(log if out is None else out), str(log)]
+        pid = self.ask({"start": [str(argument) for argument in arguments], "env": changes, "streams": streams})
         assert pid is not None
         return Fork(self, pid, log)
 
     def ask(self, question: dict) -> int | None:
-        if self._process is None:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.forks", *PRELOADED],
-                cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                bufsize=1,
-            )
-        self._process.stdin.write(json.dumps(question) + "\n")
-        return json.loads(self._process.stdout.readline())
+        with self._asking:
+            if self._process is None:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "tests.forks", *PRELOADED],
+                    cwd=ROOT,
+                    env={**os.environ, "PYTHONPATH": str(ROOT)},
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    bufsize=1,
+                )
+            self._process.stdin.write(json.dumps(question) + "\n")
+            return json.loads(self._process.stdout.readline())
 
     def close(self) -> None:
         if self._process is not None:
             self._process.communicate()
 
 
-def _run(arguments: list[str], env: dict[str, str], log: str) -> None:
+def _run(arguments: list[str], env: dict[str, str], streams: list[str]) -> None:
     """Be the process that `python <arguments>` would be."""
     import runpy
 
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    for stream in (1, 2):
-        os.dup2(file, stream)
+    for stream, path in enumerate(streams, 1):
+        # Appended to, so that two streams of one file do not write over each other.
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), stream)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1, closefd=False) for stream in (1, 2))
     sys.stdin = os.fdopen(0, closefd=False)
@@ -115,11 +126,11 @@ def _run(arguments: list[str], env: dict[str, str], log: str) -> None:
         exec(compile(program, "<string>", "exec"), {"__name__": "__main__"})
 
 
-def _exit_code(arguments: list[str], env: dict[str, str], log: str) -> int:
+def _exit_code(arguments: list[str], env: dict[str, str], streams: list[str]) -> int:
     import traceback
 
     try:
-        _run(arguments, env, log)
+        _run(arguments, env, streams)
     except SystemExit as end:
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)
@@ -148,7 +159,7 @@ def main(preloaded: list[str]) -> None:
             continue
         pid = os.fork()
         if pid == 0:
-            code = _exit_code(question["start"], question["env"], question["log"])
+            code = _exit_code(question["start"], question["env"], question["streams"])
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)

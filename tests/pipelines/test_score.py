@@ -1,4 +1,4 @@
-"""Scores of the rows of files: by an exported version here, by a server, and after a run that was killed."""
+"""An exported model's rows scored: those of files, here, by a server and after a kill, and those that clients ask."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from tfdlrm.data.planted import write_planted
 from tfdlrm.pipelines import criteo
 from tfdlrm.pipelines.local_server import LocalServer
 from tfdlrm.pipelines.score import main
-from tfdlrm.serving import PredictClient
+from tfdlrm.serving import GrpcPredictClient, PredictClient
 from tfdlrm.spec.criteo import COLUMNS
 
 ROOT = Path(__file__).parents[2]
 ROWS = 1500
+CANDIDATES = ["C1", "C2", "I3"]
 
 
 class Model(NamedTuple):
@@ -40,7 +41,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     import tensorflow as tf
 
     folder = tmp_path_factory.mktemp("scored")
-    recipe = write_recipe(folder, train={"epochs": 1})
+    export = {"verify_rows": 100, "rank_candidates": CANDIDATES}
+    recipe = write_recipe(folder, train={"epochs": 1}, export=export)
     done = call(criteo.main, "--config", recipe, "--work-dir", folder / "run", "--stages", "prepare,train,export")
     assert done.code == 0, done
     raw = folder / "rows.tsv"
@@ -129,6 +131,47 @@ def test_a_server_is_asked(model: Model, tmp_path: Path) -> None:
     refused = refusal(*where, "--model", "ctr", "--out", tmp_path / "o.csv", main=main)
     assert "cannot be reached" in refused
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.txt", "scores.parquet"]
+
+
+def test_clients_of_both_transports_get_the_same_of_every_signature(model: Model, tmp_path: Path) -> None:
+    lines = model.raw.read_text().splitlines()[:6]
+    fields = dict(zip(COLUMNS, zip(*(line.split("\t") for line in lines), strict=True), strict=True))
+    columns = {
+        name: np.float32([value or "nan" for value in values]) if name.startswith("I") else list(values)
+        for name, values in fields.items()
+        if name != "label"
+    }
+    present = [{name: values[row] for name, values in columns.items() if values[row] not in ("",)} for row in range(6)]
+    examples = [{name: value for name, value in example.items() if value == value} for example in present]
+    as_json = [{n: float(v) if isinstance(v, np.floating) else v for n, v in example.items()} for example in examples]
+    shared = {name: values[0] for name, values in columns.items() if name not in CANDIDATES}
+    candidates = {name: columns[name] for name in CANDIDATES}
+    mask = [True, True, False, True, True, True]
+    with (
+        LocalServer("ctr", model.base, tmp_path / "log.txt", grpc=True) as server,
+        PredictClient(server.url, "ctr") as rest,
+        GrpcPredictClient(server.grpc_target, "ctr") as grpc,
+    ):
+        server.wait_until_ready(rest)
+        found = grpc.predict(columns)
+        assert isinstance(found, np.ndarray) and found.shape == (6, 1) and found.dtype == np.float32
+        repeated = {name: np.repeat(np.asarray(values)[:1], 6) for name, values in columns.items() if name in shared}
+        alone = np.ravel(grpc.predict({**repeated, **candidates}))
+        expected = model.expected[:6]
+        for answer in (
+            np.ravel(found),
+            np.ravel(rest.predict(columns=columns)),
+            grpc.regress(examples),
+            rest.regress(as_json),
+            [classes[1][1] for classes in grpc.classify(examples)],
+            [classes[1][1] for classes in rest.classify(as_json)],
+        ):
+            np.testing.assert_allclose(answer, expected, rtol=0, atol=1e-6)
+        assert [[name for name, _ in classes] for classes in rest.classify(as_json)] == [["0", "1"]] * 6
+        for client in (grpc, rest):
+            scores, order = client.rank(shared, candidates, mask)
+            np.testing.assert_allclose(scores, np.where(mask, alone, 0), rtol=0, atol=1e-6)
+            assert order[-1] == 2 and (np.diff(scores[order[:-1]]) <= 0).all()
 
 
 def test_a_killed_run_goes_on_where_it_was(model: Model, tmp_path: Path) -> None:

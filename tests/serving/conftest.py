@@ -6,14 +6,14 @@ import dataclasses
 import os
 import signal
 import socket
-import subprocess
-import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.forks import Forks
 from tests.serving.fixtures import write_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,26 +28,26 @@ def free_port() -> int:
 class Server:
     """`python -m tfdlrm.serving` in a process of its own, ready when constructed."""
 
-    def __init__(self, base_path: Path | None, log: Path, *flags: str) -> None:
+    def __init__(self, forks: Forks, base_path: Path | None, log: Path, *flags: str) -> None:
         self.port = free_port()
         self.grpc_port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.grpc_address = f"127.0.0.1:{self.grpc_port}"
-        command = [sys.executable, "-m", "tfdlrm.serving", "--model_name", "m"]
-        if base_path is not None:
-            command += ["--model_base_path", str(base_path)]
-        with log.open("wb") as errors:
-            self.process = subprocess.Popen(
-                [*command, "--rest_api_port", str(self.port), "--port", str(self.grpc_port), *flags],
-                cwd=ROOT,
-                env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-            )
-        self.ready_line = self.process.stdout.readline()
-        if not self.ready_line:
-            pytest.fail(f"the server did not start: {log.read_text()[-2000:]}")
+        served = [] if base_path is None else ["--model_base_path", base_path]
+        out = log.with_name(f"{log.stem}-out.txt")
+        out.write_bytes(b"")
+        self.process = forks.start(
+            *("-m", "tfdlrm.serving", "--model_name", "m", *served),
+            *("--rest_api_port", self.port, "--port", self.grpc_port, *flags),
+            env={"TF_CPP_MIN_LOG_LEVEL": "3"},
+            log=log,
+            out=out,
+        )
+        while "\n" not in (said := out.read_text()):
+            if self.process.poll() is not None:
+                pytest.fail(f"the server did not start: {log.read_text()[-2000:]}")
+            time.sleep(0.01)
+        self.ready_line = said[: said.index("\n") + 1]
         self.client = httpx.Client(base_url=self.url, timeout=60)
 
     def terminate(self, number: int = signal.SIGTERM) -> int:
@@ -57,10 +57,8 @@ class Server:
 
     def close(self) -> None:
         self.client.close()
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        self.process.stdout.close()
+        self.process.kill()
+        self.process.wait()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,22 +90,22 @@ def make_model() -> Callable[..., None]:
 
 
 @pytest.fixture(scope="session")
-def server(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(model_path: Path, forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server of the fixture model for every test that changes nothing."""
-    server = Server(model_path.parent, tmp_path_factory.mktemp("server") / "log.txt")
+    server = Server(forks, model_path.parent, tmp_path_factory.mktemp("server") / "log.txt")
     yield server
     server.close()
 
 
 @pytest.fixture
-def start_server(tmp_path: Path, other_server: OtherServer | None) -> Iterator[Callable[..., Server]]:
+def start_server(tmp_path: Path, forks: Forks, other_server: OtherServer | None) -> Iterator[Callable[..., Server]]:
     """Return a function that starts a server for one test."""
     if other_server is not None:
         pytest.skip("needs a server of its own, not the one that was named")
     started: list[Server] = []
 
     def start(base_path: Path | None, *flags: str) -> Server:
-        started.append(Server(base_path, tmp_path / f"log{len(started)}.txt", *flags))
+        started.append(Server(forks, base_path, tmp_path / f"log{len(started)}.txt", *flags))
         return started[-1]
 
     yield start

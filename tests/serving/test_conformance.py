@@ -45,7 +45,7 @@ class Target:
 
 
 @pytest.fixture(scope="module")
-def target(other_server, tmp_path_factory) -> Iterator[Target]:
+def target(other_server, forks, tmp_path_factory) -> Iterator[Target]:
     if other_server is not None:
         with httpx.Client(base_url=other_server.url, timeout=60) as client:
             yield Target(client, other_server.grpc_address)
@@ -58,7 +58,7 @@ def target(other_server, tmp_path_factory) -> Iterator[Target]:
         *("--model_config_file", str(base / "models.config"), "--allow_version_labels_for_unavailable_models"),
         *("--monitoring_config_file", str(monitoring)),
     )
-    server = Server(None, base.with_name("log.txt"), *flags)
+    server = Server(forks, None, base.with_name("log.txt"), *flags)
     yield Target(server.client, server.grpc_address)
     server.close()
 

@@ -1,15 +1,11 @@
-"""The gRPC client against a running server, and an exported model asked by both clients."""
+"""The gRPC client against a running server."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
-from tests.pipelines.small_runs import call, write_recipe
-from tfdlrm.pipelines import criteo
 from tfdlrm.serving import GrpcPredictClient, PredictClient, PredictError, Retries
 
 
@@ -108,40 +104,3 @@ def test_a_token_over_both(model_path, start_server, tmp_path):
         client.predict({"x": [1.0]})
     with PredictClient(server.url, "m") as rest, pytest.raises(PredictError, match="401"):
         rest.predict(columns=[1.0])
-
-
-def test_an_exported_model_answers_both_clients_alike(tmp_path: Path, start_server):
-    recipe = write_recipe(
-        tmp_path, train={"epochs": 1}, export={"verify_rows": 40, "rank_candidates": ["C1", "C2", "I3"]}
-    )
-    done = call(criteo.main, "--config", recipe, "--work-dir", tmp_path / "run", "--stages", "prepare,train,export")
-    assert done.code == 0, done
-    server = start_server(tmp_path / "models" / "small")
-    rng = np.random.default_rng(0)
-    rows = {f"I{i}": np.where(rng.random(6) < 0.2, np.nan, rng.integers(0, 50, 6)).astype("f4") for i in range(1, 14)}
-    texts = {
-        f"C{i}": [f"{rng.integers(2**32):08x}" if rng.random() < 0.8 else "" for _ in range(6)] for i in range(1, 27)
-    }
-    columns = {**rows, **texts}
-    shared = {name: values[0] for name, values in columns.items() if name not in ("C1", "C2", "I3")}
-    candidates = {name: columns[name] for name in ("C1", "C2", "I3")}
-    mask = [True, True, False, True, True, True]
-    examples = [
-        {name: values[row] for name, values in columns.items() if values[row] == values[row] and values[row] != ""}
-        for row in range(6)
-    ]
-    with GrpcPredictClient(server.grpc_address, "m") as grpc, PredictClient(server.url, "m") as rest:
-        expected = grpc.predict(columns)
-        assert expected.shape == (6, 1) and expected.dtype == np.float32
-        np.testing.assert_allclose(rest.predict(columns=columns), expected, atol=1e-7)
-        np.testing.assert_allclose(grpc.regress(examples), expected[:, 0], atol=1e-6)
-        np.testing.assert_allclose([found[1][1] for found in grpc.classify(examples)], expected[:, 0], atol=1e-6)
-        as_json = [{name: float(v) if isinstance(v, np.float32) else v for name, v in e.items()} for e in examples]
-        np.testing.assert_allclose(rest.regress(as_json), expected[:, 0], atol=1e-6)
-        assert [[name for name, _ in found] for found in rest.classify(as_json)] == [["0", "1"]] * 6
-        repeated = {name: np.repeat(np.asarray(values)[:1], 6) for name, values in columns.items() if name in shared}
-        alone = grpc.predict({**repeated, **candidates})[:, 0]
-        for client in (grpc, rest):
-            scores, order = client.rank(shared, candidates, mask)
-            np.testing.assert_allclose(scores, np.where(mask, alone, 0), atol=1e-6)
-            assert order[-1] == 2 and (np.diff(scores[order[:-1]]) <= 0).all()

@@ -31,7 +31,7 @@ def rss_bytes(pid: int) -> int:
 
 
 @pytest.fixture(scope="module")
-def limited(model_path, tmp_path_factory) -> Iterator:
+def limited(model_path, forks, tmp_path_factory) -> Iterator:
     """A server with tight limits, for every test that leaves it as it was."""
     from tests.serving.conftest import Server
 
@@ -47,7 +47,7 @@ def limited(model_path, tmp_path_factory) -> Iterator:
         "--max_queued_bytes": 8_000_000,
     }
     words = [str(word) for pair in flags.items() for word in pair]
-    server = Server(model_path.parent, tmp_path_factory.mktemp("limited") / "log.txt", *words)
+    server = Server(forks, model_path.parent, tmp_path_factory.mktemp("limited") / "log.txt", *words)
     yield server
     server.close()
 

@@ -194,7 +194,7 @@ def test_a_label_of_a_version_that_is_not_loaded_is_one_line(model_path, tmp_pat
 
 
 @pytest.fixture(scope="module")
-def served(model_path, tmp_path_factory):
+def served(model_path, forks, tmp_path_factory):
     """A server of the models "one" (versions 1 and 2, both loaded) and "broken", its config file followed."""
     base = tmp_path_factory.mktemp("several")
     for name, version in (("one", 1), ("one", 2), ("other", 5)):
@@ -208,7 +208,7 @@ def served(model_path, tmp_path_factory):
         )
     )
     server = Server(
-        None, base / "log.txt", f"--model_config_file={config}", "--model_config_file_poll_wait_seconds=0.1"
+        forks, None, base / "log.txt", f"--model_config_file={config}", "--model_config_file_poll_wait_seconds=0.1"
     )
     yield server, base, config
     server.close()
