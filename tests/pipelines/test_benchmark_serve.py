@@ -57,6 +57,8 @@ def test_every_load_is_measured(tmp_path: Path) -> None:
     assert figures["bare"]["predict"] > 0 and figures["bare"]["rank"] > 0
     assert (tmp_path / "kaggle" / "1" / "saved_model.pb").is_file()
     assert "rest predict" in done.out and "empty" in done.out
+    refused = refusal("serve", *SMALL, *sizes, "--seed", 1, "--folder", tmp_path, main=main)
+    assert "`--folder` must hold no model, or one of these settings" in refused
 
 
 def test_questions_are_answered_and_refusals_told(tmp_path: Path) -> None:

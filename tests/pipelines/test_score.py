@@ -21,8 +21,11 @@ from tfdlrm.data.planted import write_planted
 from tfdlrm.pipelines import criteo
 from tfdlrm.pipelines.local_server import LocalServer
 from tfdlrm.pipelines.score import main
+from tfdlrm.pipelines.scoring.models import Scorer
+from tfdlrm.pipelines.scoring.rows import RowSource
 from tfdlrm.serving import GrpcPredictClient, PredictClient
 from tfdlrm.spec.criteo import COLUMNS
+from tfdlrm.spec.raw import RawFormat, SideTable
 
 ROOT = Path(__file__).parents[2]
 ROWS = 1500
@@ -206,6 +209,37 @@ def test_a_killed_run_goes_on_where_it_was(model: Model, tmp_path: Path) -> None
     assert not parts.parent.exists()
 
 
+def test_a_run_of_other_settings_starts_anew(tmp_path: Path) -> None:
+    """What a delimiter makes of the same bytes is another question, and no answer to it may be taken over."""
+    file = tmp_path / "rows.csv"
+    file.write_text("x,y;x\n1,2;3\n")
+    layouts = []
+    for delimiter in ",;":
+        format = RawFormat(header=True, delimiter=delimiter)
+        layouts.append(RowSource([file], format, Columns(["x"]), (), 4, 1).layout())
+    assert layouts[0] != layouts[1]
+    side = tmp_path / "users.csv"
+    table = SideTable(file=str(side), key="x", delimiter=",", header=True)
+    for age in (1, 2):
+        side.write_text(f"x,age\n1,{age}\n")
+        format = RawFormat(header=True, delimiter=",", side_tables=(table,))
+        layouts.append(RowSource([file], format, Columns(["age"]), (), 4, 1).layout())
+    assert layouts[2] != layouts[3]
+
+
+class Columns(Scorer):
+    """Reads numbers, and is never asked."""
+
+    def __init__(self, numbers: list[str]) -> None:
+        self.numbers, self.strings = tuple(numbers), ()
+
+    def score(self, columns):
+        raise AssertionError
+
+    def close(self) -> None:
+        pass
+
+
 def test_what_cannot_be_scored_is_one_line(model: Model, tmp_path: Path) -> None:
     out, given = tmp_path / "scores.parquet", ["--model", model.base]
     assert "no such file" in refusal("--in", tmp_path / "none.tsv", "--out", out, *given, main=main)
@@ -220,6 +254,13 @@ def test_what_cannot_be_scored_is_one_line(model: Model, tmp_path: Path) -> None
     bad.write_text("\n".join(lines) + "\n")
     assert f"{bad}:7" in refusal("--in", bad, "--out", out, *given, main=main)
     table = tmp_path / "rows.parquet"
+    table.write_bytes(b"PAR1 and no more")
+    assert "cannot be read as Parquet" in refusal("--in", table, "--out", out, *given, main=main)
+    columns = {name: [1.0] if name.startswith("I") else ["05db9164"] for name in COLUMNS[1:]}
+    pl.DataFrame(columns).clear().write_parquet(table)
+    assert "no rows" in refusal("--in", table, "--out", out, *given, main=main)
+    pl.DataFrame({**columns, "I4": ["many"]}).write_parquet(table)
+    assert "a column is not what the model reads" in refusal("--in", table, "--out", out, *given, main=main)
     pl.DataFrame({"I1": [1.0]}).write_parquet(table)
     assert "no column `I10`" in refusal("--in", table, "--out", out, *given, main=main)
     assert "of one kind" in refusal("--in", table, model.raw, "--out", out, *given, main=main)

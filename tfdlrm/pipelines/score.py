@@ -97,6 +97,7 @@ def _run(args: argparse.Namespace) -> int:
         identity = {
             "scorer": scorer.identity,
             "files": files,
+            **source.layout(),
             "keep": args.keep,
             "batch_size": args.batch_size,
             "suffix": args.out.suffix,

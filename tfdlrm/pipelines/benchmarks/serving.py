@@ -20,6 +20,7 @@ import tensorflow as tf
 from rich.table import Table
 
 from tfdlrm.data.encoder import FeatureEncoder
+from tfdlrm.data.files import write_atomic
 from tfdlrm.pipelines.benchmarks.figures import machine_figures
 from tfdlrm.pipelines.benchmarks.served_model import (
     Columns,
@@ -35,12 +36,13 @@ from tfdlrm.pipelines.local_server import LocalServer
 from tfdlrm.serving.client import PredictClient
 from tfdlrm.spec.config import RunConfig, TableForm
 from tfdlrm.spec.derive import encoding_of
-from tfdlrm.spec.errors import MachineError
+from tfdlrm.spec.errors import ConfigError, MachineError
 from tfdlrm.spec.features import FeatureSpec
 
 NAME = "kaggle"
 _BODIES = 200  # different questions, asked in turn
 _BARE_CALLS = 2000
+_IDENTITY = "benchmark.json"
 _ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -79,12 +81,22 @@ def measure_serving(
 
     Raises:
         MachineError: a server does not start, or a question is refused.
+        ConfigError: the folder holds a model of other settings.
     """
     with tempfile.TemporaryDirectory(prefix="tfdlrm-serve-") as temporary:
         base = (folder or Path(temporary)) / NAME
+        identity = {
+            "spec": spec.model_dump(mode="json"),
+            "model": config.model.model_dump(mode="json"),
+            "seed": plan.seed,
+            "tables": plan.tables,
+        }
         if not any(base.glob("[0-9]*")):
-            say(f"writing a model of {spec.table_rows:,} table rows")
+            say(f"writing a model of {spec.table_rows:,} table rows, {plan.tables}")
             write_model(base, spec, config, plan.seed, plan.tables)
+            write_atomic(base / _IDENTITY, json.dumps(identity))
+        elif not (base / _IDENTITY).is_file() or json.loads((base / _IDENTITY).read_text()) != identity:
+            raise ConfigError(f"`--folder` must hold no model, or one of these settings. Received: {base}, of others.")
         version = max(base.glob("[0-9]*"), key=lambda path: int(path.name))
         encoder = _encoder(spec, config, plan.seed)
         asked = _Questions(encoder, candidate_columns(spec), plan, Path(temporary))
@@ -97,16 +109,20 @@ def measure_serving(
             say("with dynamic batching")
             flags = ("--enable_batching", "--batching_parameters_file", str(plan.batching))
             figures["batching"] = _loads(base, asked, plan, Path(temporary) / "batching.log", flags)
-    return {**figures, "table_rows": spec.table_rows, "clients": plan.clients, "candidates": plan.candidates} | (
-        machine_figures()
-    )
+    return {
+        **figures,
+        "table_rows": spec.table_rows,
+        "tables": plan.tables,
+        "clients": plan.clients,
+        "candidates": plan.candidates,
+    } | (machine_figures())
 
 
 def serving_table(figures: Mapping[str, Any]) -> Table:
     """Return the figures as a table: one line a load."""
     bare = figures["bare"]
     table = Table(
-        title=f"{figures['table_rows']:,} table rows; bare signature, one row: {bare['predict']:.2f} ms, "
+        title=f"{figures['table_rows']:,} table rows, {figures['tables']}; bare signature, one row: {bare['predict']:.2f} ms, "
         f"{figures['candidates']} candidates: {bare['rank']:.2f} ms"
     )
     for heading in ("server", "load", "clients", "p50 ms", "p99 ms", "first ms", "a second"):
@@ -114,7 +130,9 @@ def serving_table(figures: Mapping[str, Any]) -> Table:
     for server in ("plain", "batching"):
         for name, load in figures.get(server, {}).items():
             what, clients = name.rsplit(" ", 1)
-            times = [f"{load[key]:.2f}" for key in ("p50", "p99", "first")]
+            times = [f"{load[key]:.2f}" for key in ("p50", "p99")]
+            # The server's very first answer; the questions after it find it warm.
+            times.append(f"{load['first']:.2f}" if name == "rest predict 1" else "")
             table.add_row(server, what, clients, *times, f"{load['per_second']:,.0f}")
     return table
 

@@ -11,9 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tfdlrm.data.files import sha256_of
+from tfdlrm.data.parallel import ordered_map
+from tfdlrm.data.raw_blocks import expand_path
 from tfdlrm.data.reader import RawChunk, RawReader
 from tfdlrm.pipelines.scoring.models import Scorer
-from tfdlrm.spec.errors import ConfigError, did_you_mean
+from tfdlrm.spec.errors import ConfigError, DataError, did_you_mean
 from tfdlrm.spec.raw import RawFormat
 
 ROW = "row"
@@ -61,6 +64,7 @@ class RowSource:
         threads: int,
     ) -> None:
         self._scorer, self._keep, self._batch_size, self._threads = scorer, tuple(keep), batch_size, threads
+        self._format = format
         self._tables = [_ParquetRows(path) for path in paths] if _are_parquet(paths) else []
         self._reader: RawReader | None = None
         if self._tables:
@@ -73,6 +77,13 @@ class RowSource:
                 format, paths, dense=scorer.numbers, strings=scorer.strings, extra=keep, labelled=False
             )
         self._paths = paths
+
+    def layout(self) -> dict[str, Any]:
+        """Return how rows are read, ready for JSON: the form of text files, and what their side tables hold."""
+        if self._reader is None:
+            return {}
+        sides = [expand_path(side.file) for side in self._format.side_tables]
+        return {"format": self._format.model_dump(mode="json"), "side_tables": [sha256_of(path) for path in sides]}
 
     def identity(self, progress: Callable[[int], None]) -> list[dict[str, Any]]:
         """Return what tells the files from others, ready for JSON; text is read once for it."""
@@ -96,13 +107,24 @@ class RowSource:
         if self._reader is not None:
             yield from self._reader.map(self._score_chunk, self._threads, done)
             return
-        first = skipped = sum(done)
+        yield from ordered_map(self._score_part, self._parts(sum(done)), self._threads)
+
+    def _parts(self, skipped: int) -> Iterator[tuple[_ParquetRows, int, int]]:
+        """Yield table, first row in it and first row over all files of each part of the Parquet files."""
+        before = 0
         for table in self._tables:
-            for frame in table.chunks(min(skipped, table.rows)):
-                kept = {name: frame[name] for name in self._keep}
-                yield self._score(frame, kept, np.arange(first, first + frame.height), frame.height)
-                first += frame.height
-            skipped -= min(skipped, table.rows)
+            for start in range(max(skipped - before, 0), table.rows, PARQUET_ROWS):
+                yield table, start, before + start
+            before += table.rows
+
+    def _score_part(self, part: tuple[_ParquetRows, int, int]) -> Scored:
+        table, start, first = part
+        frame = table.rows_from(start)
+        kept = {name: frame[name] for name in self._keep}
+        try:
+            return self._score(frame, kept, np.arange(first, first + frame.height), frame.height)
+        except pl.exceptions.PolarsError as error:
+            raise DataError(f"{table.path}: a column is not what the model reads: {_first_line(error)}") from None
 
     def _score_chunk(self, chunk: RawChunk) -> Scored:
         kept = {name: chunk.frame[f"extra:{name}"] for name in self._keep}
@@ -131,13 +153,25 @@ class _ParquetRows:
     """The rows of a Parquet file."""
 
     def __init__(self, path: Path) -> None:
-        self._scan = pl.scan_parquet(path, glob=False)
-        self.columns = self._scan.collect_schema().names()
-        self.rows = int(self._scan.select(pl.len()).collect().item())
+        self.path = path
+        try:
+            self._scan = pl.scan_parquet(path, glob=False)
+            self.columns = self._scan.collect_schema().names()
+            self.rows = int(self._scan.select(pl.len()).collect().item())
+        except pl.exceptions.PolarsError as error:
+            raise DataError(f"{path}: cannot be read as Parquet: {_first_line(error)}") from None
+        if not self.rows:
+            raise DataError(f"{path}: no rows.")
 
-    def chunks(self, skipped: int) -> Iterator[pl.DataFrame]:
-        for start in range(skipped, self.rows, PARQUET_ROWS):
-            yield self._scan.slice(start, PARQUET_ROWS).collect()
+    def rows_from(self, start: int) -> pl.DataFrame:
+        try:
+            return self._scan.slice(start, PARQUET_ROWS).collect()
+        except pl.exceptions.PolarsError as error:
+            raise DataError(f"{self.path}: cannot be read: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _are_parquet(paths: Sequence[Path]) -> bool:
