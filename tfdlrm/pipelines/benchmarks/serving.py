@@ -122,8 +122,8 @@ def serving_table(figures: Mapping[str, Any]) -> Table:
     """Return the figures as a table: one line a load."""
     bare = figures["bare"]
     table = Table(
-        title=f"{figures['table_rows']:,} table rows, {figures['tables']}; bare signature, one row: {bare['predict']:.2f} ms, "
-        f"{figures['candidates']} candidates: {bare['rank']:.2f} ms"
+        title=f"{figures['table_rows']:,} table rows, {figures['tables']}; bare signature, one row: "
+        f"{bare['predict']:.2f} ms, {figures['candidates']} candidates: {bare['rank']:.2f} ms"
     )
     for heading in ("server", "load", "clients", "p50 ms", "p99 ms", "first ms", "a second"):
         table.add_column(heading, justify="left" if heading in ("server", "load") else "right")
