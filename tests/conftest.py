@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from tests import forking_python
 from tests.forks import Forks
 
 # The same examples every time: a change is judged by what it does, not by what was drawn today. To look for new ones:
@@ -40,6 +44,23 @@ LONGEST = (
     "data/test_recipes",
     "serving/",
 )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let commands of the package be forks, in every process that tests; TFDLRM_FORKS=0 starts them as users do."""
+    hands_out = config.getoption("numprocesses", None) and not hasattr(config, "workerinput")
+    if hands_out or os.environ.get("TFDLRM_FORKS") == "0":
+        return
+    folder = Path(tempfile.mkdtemp(prefix="tfdlrm-"))
+    plain = sys.executable
+    process = forking_python.install(folder)
+
+    def leave() -> None:
+        sys.executable = plain
+        process.communicate()
+        shutil.rmtree(folder)
+
+    config.add_cleanup(leave)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -59,6 +59,7 @@ def test_stages_come_in_their_order() -> None:
 
 
 def test_python_command_starts_this_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", str(Path(sys.prefix) / "bin" / "python"))  # the tests have one of their own
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
     assert python_command() == "python"
     monkeypatch.setenv("PATH", "/nowhere")
