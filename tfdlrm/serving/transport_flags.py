@@ -211,7 +211,8 @@ class Transport:
         """Return what a `grpc.server` takes as `interceptors`; to be called after `prepare`."""
         from tfdlrm.serving.grpc_carriage import Interceptor
 
-        return [Interceptor(self.token, self._observers)]
+        limits = self.limits
+        return [Interceptor(self.token, self._observers, limits.queued_requests, limits.receive_seconds)]
 
 
 def _switch(text: str) -> bool:
