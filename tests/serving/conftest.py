@@ -34,6 +34,7 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         self.grpc_address = f"127.0.0.1:{self.grpc_port}"
         served = [] if base_path is None else ["--model_base_path", base_path]
+        self.log = log
         out = log.with_name(f"{log.stem}-out.txt")
         out.write_bytes(b"")
         self.process = forks.start(

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from tfdlrm.serving.codec import TensorInfo, decode_inputs, encode_error, encode_outputs, parse_predict
+from tfdlrm.serving.codec import PredictBody, TensorInfo, decode_inputs, encode_error, encode_outputs, parse_predict
 from tfdlrm.serving.errors import Code, StatusError
 
 NUMPY = {
@@ -232,3 +232,24 @@ def test_one_row_of_39_features_takes_well_under_a_millisecond():
         encode_outputs(answer, rows=True)
         took.append(time.thread_time() - started)
     assert np.median(took) < 0.001
+
+
+@pytest.mark.parametrize(
+    ("sound", "wrong", "inputs", "message"),
+    [
+        (1.5, "x", {"x": "float"}, 'JSON Value: "x" Type: String is not of expected type: float'),
+        ([0.5, 1], [0.5, True], {"x": "float"}, "JSON Value: true Type: True is not of expected type: float"),
+        ({"i": 1, "s": "a"}, {"i": 1.0, "s": "a"}, {"i": "int64", "s": "string"}, "expected type: int64"),
+        ({"i": 1, "s": "a"}, {"i": [1], "s": "a"}, {"i": "int64", "s": "string"}, "Expecting shape [] but got: [1]"),
+        ([0.5, 1], [0.5], {"x": "float"}, "Expecting tensor size: 2 but got: 1"),
+    ],
+    ids=["scalars", "lists", "objects", "shapes", "sizes"],
+)
+def test_one_wrong_value_behind_many_sound_ones_is_found_soon(sound, wrong, inputs, message):
+    body = PredictBody({"instances": [sound] * 200_000 + [wrong]}, "s")
+    started = time.process_time()
+    with pytest.raises(StatusError) as error:
+        decode_inputs(body, {name: TensorInfo(dtype, None) for name, dtype in inputs.items()})
+    assert time.process_time() - started < 1  # value by value it takes two to three
+    assert "Failed to process element: 200000" in error.value.message
+    assert message in error.value.message

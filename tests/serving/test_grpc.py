@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -183,19 +184,38 @@ def test_requests_that_do_not_fit(service, request_, code, message):
         {"shape": [1 << 40], "float_val": [1]},
         {"shape": [1 << 62, 1 << 62], "float_val": [1]},
         {"shape": [-1], "float_val": [1]},
+        {"shape": [-1, -1], "float_val": [1]},
         {"shape": None, "float_val": [1]},
+        {"shape": [1] * 65, "float_val": [1]},
+        {"shape": [1], "dtype": tf.int8.as_datatype_enum, "int_val": [300]},
     ],
-    ids=["content cut", "too many", "a terabyte", "beyond 64 bits", "no size", "no rank"],
+    ids=[
+        "content_cut",
+        "too_many",
+        "a_terabyte",
+        "beyond_64_bits",
+        "no_size",
+        "no_sizes",
+        "no_rank",
+        "high_rank",
+        "beyond_the_type",
+    ],
 )
 def test_tensors_that_contradict_themselves(service, tensor):
-    made = TensorProto(dtype=tf.float32.as_datatype_enum)
-    shape = tensor.pop("shape")
+    fields = {"dtype": tf.float32.as_datatype_enum, **tensor}
+    shape = fields.pop("shape")
+    made = TensorProto(**fields)
     if shape is None:
         made.tensor_shape.unknown_rank = True
     for size in shape or ():
         made.tensor_shape.dim.add(size=size)
-    made.MergeFrom(TensorProto(**tensor))
-    fails(service.Predict, predict_request(x=made), CODE.INVALID_ARGUMENT, "Input x ")
+    if made.dtype == tf.float32:
+        request, name = predict_request(x=made), "x"
+    else:  # of a type that few signatures have: one input of the signature that has them all
+        name = tf.as_dtype(made.dtype).name
+        others = {other: tf.zeros([1], other) for other in ECHOED if other not in (name, "string")}
+        request = predict_request("echo", string=np.array([b""], object), **{**others, name: made})
+    fails(service.Predict, request, CODE.INVALID_ARGUMENT, f"Input {name} ")
 
 
 # --- classify, regress and both -------------------------------------------------------------------------------------
@@ -326,6 +346,82 @@ def test_bytes_that_are_no_request_are_refused(channel, service, method, sent):
 
 def test_a_method_that_is_not_there(channel):
     fails(channel.unary_unary("/tensorflow.serving.PredictionService/Nothing"), b"", CODE.UNIMPLEMENTED)
+
+
+def test_a_long_message_is_cut(service, models):
+    """A status travels in headers, which bear little: a longer one would end the call without it."""
+    long = spec(name="n" * 20_000)
+    fails(service.Predict, predict_request(model=long), CODE.NOT_FOUND, "Latest(nnnn")
+    fails(models.GetModelStatus, get_model_status_pb2.GetModelStatusRequest(model_spec=long), CODE.NOT_FOUND, "nnnn")
+    wide = predict_request(model=spec(name="\u00fc" * 20_000))
+    fails(service.Predict, wide, CODE.NOT_FOUND, "Latest(\u00fc\u00fc")
+
+
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
+
+
+@pytest.mark.parametrize("header", [None, "Bearer wrong", "Bearer sixteen-letters-1"], ids=["none", "wrong", "right"])
+def test_calls_that_send_no_message_do_not_stop_the_port(model_path, start_server, tmp_path, header):
+    """More of them than there are threads; a client that asks properly waits for the time to receive at most."""
+    (tmp_path / "token").write_text("sixteen-letters-1")
+    server = start_server(
+        *(model_path.parent, "--auth_token_file", str(tmp_path / "token")),
+        *("--receive_timeout_seconds", "1", "--grpc_max_threads", "4"),
+    )
+    with grpc.insecure_channel(server.grpc_address) as channel:
+        ended = threading.Event()
+
+        def nothing():
+            ended.wait(30)
+            yield from ()
+
+        silent = channel.stream_unary(PREDICT)
+        metadata = () if header is None else (("authorization", header),)
+        calls = [silent.future(nothing(), metadata=metadata) for _ in range(8)]
+        time.sleep(0.3)
+        service = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        started = time.monotonic()
+        right = (("authorization", "Bearer sixteen-letters-1"),)
+        answer = service.Predict(predict_request(x=floats(1)), timeout=20, metadata=right)
+        taken = time.monotonic() - started
+        assert list(answer.outputs["y"].float_val) == [2.5]
+        codes = {call.code() for call in calls}
+        ended.set()
+    if header == right[0][1]:
+        assert codes == {CODE.CANCELLED}
+        assert taken < 10
+    else:
+        assert codes == {CODE.UNAUTHENTICATED}
+        assert taken < 1
+
+
+def test_a_full_queue_is_unavailable_at_once_and_observed(model_path, start_server):
+    """Two calls that take long are all there may be; those beyond are refused while those are computed."""
+    server = start_server(model_path.parent, "--max_queued_requests", "2", "--access_log", "--grpc_max_threads", "2")
+    with grpc.insecure_channel(server.grpc_address) as channel:
+        service = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        service.Predict(predict_request(x=floats(1)), timeout=60)
+        long = predict_request("slow", steps=np.int32([200_000]))
+        slow = [service.Predict.future(long, timeout=60) for _ in range(2)]
+        time.sleep(0.3)
+        for _ in range(20):
+            fails(service.Predict, predict_request(x=floats(1)), CODE.UNAVAILABLE, "2 requests are waiting already")
+        assert not any(call.done() for call in slow)
+        assert [list(call.result().outputs["y"].float_val) for call in slow] == [[1.0]] * 2
+        # A place is free again, also after calls that were given up while they waited.
+        for _ in range(5):
+            with pytest.raises(grpc.RpcError):
+                service.Predict(long, timeout=0.05)
+        end = time.monotonic() + 30
+        while True:
+            try:
+                service.Predict(predict_request(x=floats(1)), timeout=60)
+                break
+            except grpc.RpcError:
+                assert time.monotonic() < end
+                time.sleep(0.05)
+    log = server.log.read_text()
+    assert log.count("UNAVAILABLE") >= 20
 
 
 def test_concurrent_clients_each_get_their_own_answer(service):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import socket
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +15,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-PREDICT = "/v1/models/m:predict"
+from tfdlrm.serving.budget import parsed_bytes
+from tfdlrm.serving.codec import parse_predict
+
+MODEL = "/v1/models/m"
+PREDICT = f"{MODEL}:predict"
 ONE = {"instances": [1.0]}
 HEAD = b"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\n"
 
@@ -53,18 +59,24 @@ def limited(model_path, forks, tmp_path_factory) -> Iterator:
 
 
 @pytest.fixture
-def dial(limited) -> Iterator[Callable[[], socket.socket]]:
+def dial(limited, dial_to) -> Iterator[Callable[[], socket.socket]]:
     """Return a function that opens a connection of bytes."""
+    yield lambda: dial_to(limited)
+    wait_until_idle(limited)
+
+
+@pytest.fixture
+def dial_to() -> Iterator[Callable[..., socket.socket]]:
+    """Return a function that opens a connection of bytes to a server."""
     opened = []
 
-    def connect() -> socket.socket:
-        opened.append(socket.create_connection(("127.0.0.1", limited.port), timeout=20))
+    def connect(server) -> socket.socket:
+        opened.append(socket.create_connection(("127.0.0.1", server.port), timeout=20))
         return opened[-1]
 
     yield connect
     for connection in opened:
         connection.close()
-    wait_until_idle(limited)
 
 
 def wait_until_idle(server) -> None:
@@ -104,16 +116,87 @@ def test_a_body_of_too_many_values(limited, pack):
         body = pack(json.dumps({"instances": [1.0] * count}).encode())
         return limited.client.post(PREDICT, content=body, headers=headers).status_code
 
-    assert status(1001) == 200
-    assert status(1002) == 413
+    # The commas between the values, one bracket and one brace.
+    assert status(999) == 200
+    assert status(1000) == 413
+
+
+def test_a_body_of_too_many_objects_or_lists(limited):
+    for one in ("{}", "[]"):
+        body = '{"instances": [' + ",".join([one] * 600) + "]}"
+        assert limited.client.post(PREDICT, content=body).status_code == 413
+        body = '{"instances": [' + ",".join([one] * 400) + "]}"
+        assert limited.client.post(PREDICT, content=body).status_code == 400
+
+
+def test_the_largest_body_by_default(server):
+    """One of 64 MB is too large, and one byte less is not."""
+    body = json.dumps(ONE).encode()
+    response = server.client.post(PREDICT, content=body.ljust(64_000_000))
+    assert (response.status_code, response.json()["error"]) == (413, "The body must be at most 63999999 bytes")
+    assert server.client.post(PREDICT, content=body.ljust(63_999_999)).json() == {"predictions": [2.5]}
+
+
+ROW = {"age": 1, "price": 2.5, "city": "ab", "country": "cd", "clicks": 3, "member": True, "level": 4}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [{"a": 1}] * 20_000,
+        [{}] * 20_000,
+        [[]] * 20_000,
+        [[[[1]]]] * 20_000,
+        [0.5] * 50_000,
+        [12345678901] * 50_000,
+        ["ab"] * 50_000,
+        [ROW] * 10_000,
+        [{"b64": "aGk="}] * 10_000,
+        [{f"feature{i}": 0.25 for i in range(39)}] * 1000,
+    ],
+    ids=["dicts", "empty_dicts", "empty_lists", "nested", "floats", "ints", "strings", "rows", "bytes", "wide"],
+)
+def test_the_memory_of_a_parsed_body_is_not_underestimated(value):
+    body = json.dumps({"instances": value}, separators=(",", ":")).encode()
+    tracemalloc.start()
+    try:
+        kept = parse_predict(body)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept.document["instances"] == value
+    assert taken <= parsed_bytes(body) <= 6 * taken + 1000
+
+
+def test_what_a_compressed_body_becomes_counts(start_server, model_path, dial_to):
+    server = start_server(model_path.parent, "--max_queued_bytes", "2000000", "--receive_timeout_seconds", "10")
+
+    def ask(size: int) -> httpx.Response:
+        body = gzip.compress(json.dumps(ONE).encode().ljust(size))
+        assert len(body) < 10_000
+        return server.client.post(PREDICT, content=body, headers={"content-encoding": "gzip"})
+
+    assert ask(1_500_000).status_code == 200
+    assert ask(3_000_000).status_code == 503  # beyond the bound before it is whole
+    many = server.client.post(PREDICT, content=json.dumps({"instances": [{}] * 10_000}))
+    assert (many.status_code, "of memory" in many.json()["error"]) == (413, True)
+    held = dial_to(server)
+    held.sendall(HEAD + b"Content-Length: 1000001\r\n\r\n" + b" " * 1_000_000)
+    time.sleep(0.3)
+    crowded = ask(1_500_000)
+    assert (crowded.status_code, crowded.headers["retry-after"]) == (503, "1")
+    assert crowded.json()["error"] == "Bodies of 2000000 bytes are held already, the most there may be"
+    held.close()
+    time.sleep(0.3)
+    assert ask(1_500_000).status_code == 200  # what was held has been given back
 
 
 @pytest.mark.parametrize("opening", [b"[", b'{"a":', b'{"instances":[', b'{"instances":[{"x":'])
-def test_a_body_nested_too_deep(limited, opening):
-    response = limited.client.post(PREDICT, content=opening * 100_000)
+def test_a_body_nested_too_deep(server, opening):
+    response = server.client.post(PREDICT, content=opening * 100_000)
     assert response.status_code == 400
     assert "error" in response.json()
-    assert limited.client.post(PREDICT, json=ONE).status_code == 200
+    assert server.client.post(PREDICT, json=ONE).status_code == 200
 
 
 def test_the_time_of_a_request(limited):
@@ -193,54 +276,99 @@ def test_too_many_connections(limited, dial):
     wait_until_idle(limited)
 
 
-def test_a_full_queue(limited):
-    """Four requests that take long fill the queue; those that come meanwhile are refused at once, and none is lost."""
-    wait_until_idle(limited)
+@pytest.fixture
+def busy(start_server, model_path) -> Iterator[Callable[..., object]]:
+    """Return a function that starts a server whose one thread is busy until the end of the test."""
+    pools = []
 
-    def ask(_: int) -> tuple[int, float]:
-        started = time.monotonic()
-        with httpx.Client(base_url=limited.url, timeout=60) as client:
-            response = client.post(PREDICT, json=slow(40_000))
-            if response.status_code == 503:
-                assert response.headers["retry-after"] == "1"
-                assert response.json()["error"] == "4 requests are waiting already, the most there may be"
-            return response.status_code, time.monotonic() - started
+    def start(*flags: str) -> object:
+        server = start_server(model_path.parent, "--rest_api_num_threads", "1", "--max_body_bytes", "4000000", *flags)
+        warm = json.dumps(ONE).encode().ljust(4_000_000)
+        assert server.client.post(PREDICT, content=warm).status_code == 200
+        pools.append(ThreadPoolExecutor(1))
+        pools[-1].submit(httpx.post, f"{server.url}{PREDICT}", json=slow(1_000_000_000), timeout=60)
+        time.sleep(0.3)
+        return server
 
-    with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(ask, range(16)))
-    statuses = [status for status, _ in answers]
-    assert set(statuses) <= {200, 503, 504}
-    assert statuses.count(503) >= 8
-    wait_until_idle(limited)
+    yield start
+    for pool in pools:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
-def test_a_full_queue_has_bounded_memory(limited):
-    """16 bodies of 3 MB at a time are 48 MB; what the server holds of them stays near its bound of 8 MB."""
-    wait_until_idle(limited)
-    body = b'{"instances": [1.0]}' + b" " * 3_000_000
-    assert httpx.post(f"{limited.url}{PREDICT}", content=body, timeout=20).status_code == 200
-    before = rss_bytes(limited.process.pid)
-    peak = before
-    blocker = ThreadPoolExecutor(4)
-    held = [blocker.submit(limited.client.post, PREDICT, json=slow(40_000)) for _ in range(4)]
+def test_a_full_queue(busy):
+    """What comes while the queue is full is refused at once: nothing that is in it will end during this test."""
+    server = busy("--max_queued_requests", "1", "--rest_api_timeout_in_ms", "0")
+    for _ in range(12):
+        response = server.client.post(PREDICT, json=ONE)
+        assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+        assert response.json()["error"] == "1 requests are waiting already, the most there may be"
+
+
+def flood(server, clients: int, requests: int) -> tuple[set[int], int]:
+    """Send bodies of 4 MB; return the statuses of the answers and by how many bytes the server grew."""
+    body = json.dumps(ONE).encode().ljust(4_000_000)
+    peak = before = rss_bytes(server.process.pid)
 
     def ask(_: int) -> int:
-        try:
-            return httpx.post(f"{limited.url}{PREDICT}", content=body, timeout=20).status_code
-        except httpx.TransportError:  # the connections are limited too
-            return 0
+        return client.post(f"{server.url}{PREDICT}", content=body).status_code
 
-    with ThreadPoolExecutor(16) as pool:
-        asked = [pool.submit(ask, n) for n in range(64)]
+    limits = httpx.Limits(max_connections=clients)
+    with httpx.Client(timeout=30, limits=limits) as client, ThreadPoolExecutor(clients) as pool:
+        asked = [pool.submit(ask, n) for n in range(requests)]
         while not all(future.done() for future in asked):
-            peak = max(peak, rss_bytes(limited.process.pid))
+            peak = max(peak, rss_bytes(server.process.pid))
             time.sleep(0.02)
-    blocker.shutdown()
-    assert {future.result() for future in asked} <= {0, 200, 408, 503, 504}
-    assert 503 in {future.result() for future in asked}
-    assert all(future.result().status_code in (200, 503, 504) for future in held)
-    assert peak - before < 64 << 20, f"{(peak - before) >> 20} MB"
-    wait_until_idle(limited)
+    return {future.result() for future in asked}, peak - before
+
+
+def test_a_full_queue_has_bounded_memory(busy):
+    """50 bodies of 4 MB at a time are 200 MB; what the server holds of them stays near its bound of 16 MB."""
+    server = busy("--max_queued_bytes", "16000000", "--rest_api_timeout_in_ms", "4000")
+    statuses, grown = flood(server, 50, 50)
+    assert statuses == {503, 504}
+    assert grown < 100 << 20, f"{grown >> 20} MB"
+
+
+def test_requests_that_were_given_up_keep_no_memory(busy):
+    """60 bodies of 4 MB, 5 at a time, all given up while they wait for a thread: 240 MB that nobody asks for."""
+    server = busy("--max_queued_bytes", "24000000", "--rest_api_timeout_in_ms", "200")
+    statuses, grown = flood(server, 5, 60)
+    assert statuses == {504}
+    assert grown < 100 << 20, f"{grown >> 20} MB"
+
+
+def test_a_client_that_does_not_read_its_answers(start_server, model_path):
+    """It is cut off; one that reads gets everything."""
+    server = start_server(model_path.parent, "--receive_timeout_seconds", "1")
+    # More than the system's buffers hold: the last of them is told to close.
+    size = len(server.client.get(f"{MODEL}/metadata").content)
+    count = 16_000_000 // size
+    get = f"GET {MODEL}/metadata HTTP/1.1\r\nHost: x\r\n"
+    server.client.close()
+
+    def ask() -> socket.socket:
+        connection = socket.create_connection(("127.0.0.1", server.port), timeout=20)
+        connection.sendall((get + "\r\n").encode() * (count - 1) + (get + "Connection: close\r\n\r\n").encode())
+        return connection
+
+    with ask() as connection:
+        assert len(read_all(connection)) > count * size
+    with ask() as connection:
+        time.sleep(0.2)
+        assert len(connections_of(server)) == 1
+        end = time.monotonic() + 15
+        while connections_of(server):
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        assert len(read_all(connection)) < count * size
+
+
+def connections_of(server) -> list[str]:
+    """Return the server's ends of the connections to its HTTP port that its process still holds."""
+    sockets = {os.readlink(file) for file in Path(f"/proc/{server.process.pid}/fd").iterdir() if file.is_symlink()}
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    end = f":{server.port:04X}"
+    return [row[9] for row in rows if row[1].endswith(end) and row[3] != "0A" and f"socket:[{row[9]}]" in sockets]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -127,6 +128,53 @@ def test_a_model_that_fails_at_the_start_does_not_stop_the_others(base):
         find_statuses(models, "nowhere")
     with pytest.raises(DataError, match=r"version 1: broken in 1; .*nowhere"):
         started(model(base, "c"), model(base, "nowhere"))
+
+
+class Looped:
+    """A servable that refers to itself, as TensorFlow's do."""
+
+    def __init__(self, version: int, text: str) -> None:
+        self.version, self.text, self.itself = version, text, self
+
+
+@pytest.mark.parametrize(("pause", "least", "most"), [(60, 1, 1), (0.25, 2, 6)], ids=["long", "short"])
+def test_a_followed_file_with_a_bad_entry_loads_the_good_ones_once_a_pause(base, pause, least, most):
+    loaded: list[str] = []
+    alive: weakref.WeakSet[Looped] = weakref.WeakSet()
+
+    def load(path: Path, version: int) -> Looped:
+        one = load_text(path, version)
+        loaded.append(one.text)
+        kept = Looped(version, one.text)
+        alive.add(kept)
+        return kept
+
+    def entry(name: str) -> str:
+        return f'name: "{name}" base_path: "{base / name}" model_platform: "tensorflow"'
+
+    write(base / "c", "1", "broken")
+    config = base / "models.config"
+    config.write_text(config_of(entry("a")))
+    settings = read_model_config(config)
+    models = Models(poll_seconds=0, retry_seconds=pause)
+    models.start(settings, load)
+    models.follow(config, 0.01, settings)
+    try:
+        temporary = base / "new.config"
+        temporary.write_text(config_of(entry("a"), entry("b"), entry("c")))
+        temporary.rename(config)
+        time.sleep(1.2)
+        assert least <= loaded.count("b3") <= most
+        assert len(models) == 1
+        assert len(alive) <= 2  # the one that answers, and one that may just be loading
+        temporary.write_text(config_of(entry("b")))
+        temporary.rename(config)  # a change is looked at, at once
+        end = time.monotonic() + 10
+        while set(models) != {"b"} or len(alive) > 1:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+    finally:
+        models.stop()
 
 
 # --- the config file ------------------------------------------------------------------------------------------------

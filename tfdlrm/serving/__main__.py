@@ -116,7 +116,6 @@ def _start_grpc(
             models,
             f"{address}:{args.port}",
             threads=threads,
-            most_requests=carriage.limits.queued_requests,
             credentials=transport.grpc_tls.credentials() if transport.grpc_tls is not None else None,
             interceptors=transport.grpc_interceptors(),
         )

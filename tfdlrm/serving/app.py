@@ -10,7 +10,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 from urllib.parse import unquote
 
@@ -18,6 +18,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from tfdlrm.serving.budget import Budget, Share, parsed_bytes
 from tfdlrm.serving.codec import encode_error
 from tfdlrm.serving.deadline import deadline
 from tfdlrm.serving.drain import Drain
@@ -32,6 +33,7 @@ _V1 = re.compile(r"/v1/.*", re.IGNORECASE)
 _TARGET = re.compile(r"/v1/models/([^/:]+)(?:/(?:versions|labels)/[^/:]+)?(?::(.*)|(/metadata))?", re.IGNORECASE)
 _VERBS = ("predict", "classify", "regress")
 _REQUEST_ID = re.compile(r"[\w.:/=+@-]{1,128}", re.ASCII)
+_PIECE_BYTES = 1 << 20
 # The canonical code of an answer of which only the HTTP status is known.
 _CODES = {code.http_status: code for code in reversed(Code) if code.http_status != 500} | {
     400: Code.INVALID_ARGUMENT,
@@ -119,14 +121,25 @@ class _Work:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="predict")
         self._slots = threading.Semaphore(queued)
 
-    def submit(self, function: Any) -> asyncio.Future[Any] | None:
+    def submit(self, function: Callable[[], Answer]) -> asyncio.Future[Answer] | None:
         """Have a function called by a thread; None where the queue is full."""
         if not self._slots.acquire(blocking=False):
             return None
-        # Its place is free when the work has ended, which may be after the client was told that it took too long.
-        future = self._pool.submit(function)
-        future.add_done_callback(lambda _: self._slots.release())
-        return asyncio.wrap_future(future)
+        outcome: Future[Answer] = Future()
+
+        # Its place is free when a thread has taken it out of the queue and the work has ended, which may be after the
+        # client was told that it took too long. The pool's own future would free it where it is cancelled in the queue.
+        def run() -> None:
+            try:
+                if outcome.set_running_or_notify_cancel():
+                    outcome.set_result(function())
+            except BaseException as error:
+                outcome.set_exception(error)
+            finally:
+                self._slots.release()
+
+        self._pool.submit(run)
+        return asyncio.wrap_future(outcome)
 
 
 class _Transport:
@@ -142,7 +155,7 @@ class _Transport:
         self._work = work
         self._carriage = carriage
         self._limits = carriage.limits
-        self._held_bytes = 0
+        self._budget = Budget(carriage.limits.queued_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -191,21 +204,25 @@ class _Transport:
         self, method: str, target: str, headers: Mapping[bytes, bytes], receive: Receive, note: Note
     ) -> Answer | None:
         """Return what to send, or None if the client has gone."""
-        held = _Held(self)
+        share = Share(self._budget)
+        box: list[bytes] = []  # the body is in here until a thread takes it out: none waits in the queue for nobody
+        shared = False
         try:
-            body = await self._receive(headers, receive, held)
-            if not isinstance(body, bytes):
-                return body
+            received = await self._receive(headers, receive, share)
+            if not isinstance(received, bytes):
+                return received
+            box.append(received)
+            del received
             compressed = headers.get(b"content-encoding", b"").lower() == b"gzip"
             seconds = self._limits.answer_seconds
             at = time.monotonic() + seconds if seconds else None
-            future = self._work.submit(lambda: self._compute(method, target, body, compressed, note, at))
+            future = self._work.submit(lambda: self._compute(method, target, box, share, compressed, note, at))
             if future is None:
                 return _refusal(503, f"{self._work.queued} requests are waiting already, the most there may be")
+            shared = True
             try:
                 async with asyncio.timeout(seconds or None):
-                    answer: Answer = await future
-                    return answer
+                    return await future
             except TimeoutError:
                 return _refusal(504, f"Timed out after {1000 * seconds:g} ms")
         except asyncio.CancelledError:
@@ -213,9 +230,10 @@ class _Transport:
                 raise
             return _refusal(503, "The server is ending, and could not wait for this request")
         finally:
-            held.release()
+            if _taken(box) is not None or not shared:  # else the thread that has the body releases what it takes
+                share.release()
 
-    async def _receive(self, headers: Mapping[bytes, bytes], receive: Receive, held: _Held) -> bytes | Answer | None:
+    async def _receive(self, headers: Mapping[bytes, bytes], receive: Receive, share: Share) -> bytes | Answer | None:
         """Return the body, or the answer to one that is too large or too slow, or None if the client has gone."""
         limit = self._limits.body_bytes
         declared = headers.get(b"content-length", b"0")
@@ -237,10 +255,10 @@ class _Transport:
                         return None
                     part = message.get("body", b"")
                     size += len(part)
-                    crowded = crowded or not held.add(len(part))
+                    crowded = crowded or not share.add(len(part))
                     if size > limit or crowded:
                         parts.clear()
-                        held.release()
+                        share.release()
                     else:
                         parts.append(part)
                     more = message.get("more_body", False)
@@ -250,55 +268,79 @@ class _Transport:
         if size > limit:
             return self._too_large()
         if crowded:
-            return _refusal(503, f"Bodies of {self._limits.queued_bytes} bytes are held already, the most there may be")
+            return _refusal(503, self._crowded().message)
         return b"".join(parts)
 
-    def _compute(self, method: str, target: str, body: bytes, compressed: bool, note: Note, at: float | None) -> Answer:
+    def _compute(
+        self,
+        method: str,
+        target: str,
+        box: list[bytes],
+        share: Share,
+        compressed: bool,
+        note: Note,
+        at: float | None,
+    ) -> Answer:
         """Run in a thread of the pool."""
+        body = _taken(box)
+        if body is None:  # given up
+            return _refusal(504, "Timed out before the request was computed")
         current.set(note)
         try:
             with deadline(at):
                 if compressed:
-                    try:
-                        plain = _gunzip(body, self._limits.body_bytes)
-                    except zlib.error as error:
-                        return _refusal(400, f"The body must be gzip as `content-encoding` says. Received: {error}")
+                    plain = self._gunzip(body, share)
                     if plain is None:
                         return self._too_large()
                     body = plain
-                if body.count(b",") > self._limits.body_values:
+                values = sum(body.count(sign) for sign in (b",", b"{", b"["))
+                if values > self._limits.body_values:
                     return _refusal(413, f"The body must hold at most {self._limits.body_values} values")
+                wanted = parsed_bytes(body)
+                if wanted > self._budget.most:
+                    return _refusal(413, f"The body would take {wanted} bytes of memory, of {self._budget.most}")
+                if not share.add(max(0, wanted - share.size)):
+                    raise self._crowded()
                 return self._rest.answer(method, target, body)
+        except zlib.error as error:
+            return _refusal(400, f"The body must be gzip as `content-encoding` says. Received: {error}")
         except StatusError as error:
             return _refusal(error.code.http_status, error.message)
+        finally:
+            share.release()
+
+    def _gunzip(self, body: bytes, share: Share) -> bytes | None:
+        """Decompress, a piece at a time so that memory is asked for before it is taken; None if it is too large."""
+        stream: Any = zlib.decompressobj(wbits=31)
+        parts: list[bytes] = []
+        size = 0
+        while not stream.eof:
+            part = stream.decompress(body, _PIECE_BYTES)
+            body = stream.unconsumed_tail
+            if not part and not body and not stream.eof:
+                raise zlib.error("a stream cut short")
+            size += len(part)
+            if size > self._limits.body_bytes:
+                return None
+            if not share.add(len(part)):
+                raise self._crowded()
+            parts.append(part)
+        return b"".join(parts)
+
+    def _crowded(self) -> StatusError:
+        most = self._limits.queued_bytes
+        return StatusError(Code.UNAVAILABLE, f"Bodies of {most} bytes are held already, the most there may be")
 
     def _too_large(self) -> Answer:
         return _refusal(413, f"The body must be at most {self._limits.body_bytes} bytes")
 
-    def hold(self, size: int) -> bool:
-        """Count bytes of bodies in memory; False where they would be too many."""
-        if self._held_bytes + size > self._limits.queued_bytes:
-            return False
-        self._held_bytes += size
-        return True
 
-
-class _Held:
-    """The bytes one request holds of what all may hold together."""
-
-    def __init__(self, transport: _Transport) -> None:
-        self._transport = transport
-        self._size = 0
-
-    def add(self, size: int) -> bool:
-        if not self._transport.hold(size):
-            return False
-        self._size += size
-        return True
-
-    def release(self) -> None:
-        self._transport.hold(-self._size)
-        self._size = 0
+def _taken(box: list[bytes]) -> bytes | None:
+    """Return the body that lies in a box and leave the box empty; None where another was first."""
+    try:
+        return box.pop()
+    except IndexError:
+        return None
 
 
 def _refusal(status: int, message: str) -> Answer:
@@ -317,12 +359,3 @@ def _note(method: str, target: str, headers: Mapping[bytes, bytes]) -> Note:
         elif method == "GET":
             note.verb = "metadata" if metadata else "status"
     return note
-
-
-def _gunzip(body: bytes, limit: int) -> bytes | None:
-    """Decompress, or return None if more than `limit` bytes would come out."""
-    stream: Any = zlib.decompressobj(wbits=31)
-    plain: bytes = stream.decompress(body, limit)
-    if not stream.eof and not stream.unconsumed_tail:
-        raise zlib.error("a stream cut short")
-    return plain if stream.eof else None

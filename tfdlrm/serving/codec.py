@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import codecs
 import dataclasses
+import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tfdlrm.serving.errors import StatusError, invalid
-from tfdlrm.serving.tensors import Array, Irregular, debug_text, is_object, quote, to_array, to_json, utf8, walk
+from tfdlrm.serving.tensors import Array, Irregular, check, debug_text, is_object, quote, to_array, to_json, utf8, walk
 
 DEFAULT_SIGNATURE = "serving_default"
 
+_ROWS_AT_ONCE = 1000
 _WHITESPACE = " \t\n\r"
 _PARSE_ERRORS = {
     "Expecting value": "Invalid value.",
@@ -198,22 +201,38 @@ def _decode_rows(rows: list[Any], inputs: Mapping[str, TensorInfo]) -> dict[str,
             "as per tensorinfo_map"
         )
     try:
-        if not objects:
-            (name,) = inputs
-            return {name: to_array(rows, inputs[name].dtype)}
-        keys = inputs.keys()
-        if not all(isinstance(row, dict) and row.keys() == keys for row in rows):
-            raise Irregular
-        return {name: to_array([row[name] for row in rows], inputs[name].dtype) for name in inputs}
+        return _convert(rows, inputs, objects)
     except (Irregular, StatusError):
         return _walk_rows(rows, inputs, objects)
 
 
+def _convert(rows: list[Any], inputs: Mapping[str, TensorInfo], objects: bool) -> dict[str, Array]:
+    """Read all rows at once, or raise without saying which is wrong."""
+    if not objects:
+        (name,) = inputs
+        return {name: to_array(rows, inputs[name].dtype)}
+    keys = inputs.keys()
+    if not all(isinstance(row, dict) and row.keys() == keys for row in rows):
+        raise Irregular
+    return {name: to_array([row[name] for row in rows], inputs[name].dtype) for name in inputs}
+
+
+def _find(rows: list[Any], inputs: Mapping[str, TensorInfo], objects: bool) -> int:
+    """Return the index of a row before which all are sound and of one shape, not far from the first that is not."""
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        try:
+            _convert([rows[0], *rows[start : start + _ROWS_AT_ONCE]], inputs, objects)
+        except (Irregular, StatusError):
+            return start
+    return len(rows)
+
+
 def _walk_rows(rows: list[Any], inputs: Mapping[str, TensorInfo], objects: bool) -> dict[str, Array]:
     """Read row by row and value by value: slower, and says which row and key is wrong."""
-    collected: dict[str, list[Array]] = {name: [] for name in inputs}
+    first: dict[str, tuple[int, ...]] = {}
     (*_, only) = inputs
-    for index, row in enumerate(rows):
+    start = _find(rows, inputs, objects)
+    for index, row in itertools.chain([(0, rows[0])], enumerate(rows[start:], start)):  # the first one sets the shapes
         if objects and not is_object(row):
             raise invalid(f"Expecting object but got list at item {index} of input list")
         if not objects and is_object(row):
@@ -222,7 +241,8 @@ def _walk_rows(rows: list[Any], inputs: Mapping[str, TensorInfo], objects: bool)
             try:
                 if name not in inputs:
                     raise invalid(f"JSON object: does not have named input: {name}")
-                collected[name].append(_same_shape(walk(value, inputs[name].dtype), collected[name]))
+                shape = check(value, inputs[name].dtype)
+                _same_shape(shape, first.setdefault(name, shape))
             except StatusError as error:
                 key = f" key: {name}" if objects else ""
                 raise invalid(f"Failed to process element: {index}{key} of 'instances' list. Error: {error}") from None
@@ -231,19 +251,21 @@ def _walk_rows(rows: list[Any], inputs: Mapping[str, TensorInfo], objects: bool)
                 f"Failed to process element: {index} of 'instances' list. JSON object: {debug_text(row)} "
                 f"keys must be equal to: {','.join(sorted(inputs))}"
             )
-    return {name: np.stack(values) for name, values in collected.items()}
+    # Sound rows that are no rectangle at the fast road's first look, such as lists that hold nothing at all.
+    return {
+        name: np.stack([walk(row[name] if objects else row, inputs[name].dtype) for row in rows]) for name in inputs
+    }
 
 
-def _same_shape(array: Array, before: list[Array]) -> Array:
-    if before and before[0].size != array.size:
-        raise invalid(f"Expecting tensor size: {before[0].size} but got: {array.size}")
-    if before and before[0].shape != array.shape:
-        raise invalid(f"Expecting shape {_shape(before[0])} but got: {_shape(array)}")
-    return array
+def _same_shape(shape: tuple[int, ...], before: tuple[int, ...]) -> None:
+    if math.prod(before) != math.prod(shape):
+        raise invalid(f"Expecting tensor size: {math.prod(before)} but got: {math.prod(shape)}")
+    if before != shape:
+        raise invalid(f"Expecting shape {_shape(before)} but got: {_shape(shape)}")
 
 
-def _shape(array: Array) -> str:
-    return "[" + ",".join(map(str, array.shape)) + "]"
+def _shape(shape: tuple[int, ...]) -> str:
+    return "[" + ",".join(map(str, shape)) + "]"
 
 
 def _decode_columns(values: Any, inputs: Mapping[str, TensorInfo]) -> dict[str, Array]:

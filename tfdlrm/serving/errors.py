@@ -49,6 +49,8 @@ _HTTP = {
     Code.DEADLINE_EXCEEDED: 504,
 }
 
+_SHOWN_BYTES = 1024
+
 
 class StatusError(Exception):
     """A request that cannot be answered: a code for the machine, a message for the caller."""
@@ -68,3 +70,12 @@ class StatusError(Exception):
 def invalid(message: str) -> StatusError:
     """Return the error for a request the caller must change (HTTP 400)."""
     return StatusError(Code.INVALID_ARGUMENT, message)
+
+
+def shown(message: str) -> str:
+    """Return what of a message a gRPC status can carry: headers bear a few kilobytes, escapes included.
+
+    >>> len(shown("x" * 20_000))
+    1024
+    """
+    return message.encode("utf-8", "replace")[:_SHOWN_BYTES].decode("utf-8", "ignore")

@@ -16,7 +16,7 @@ from tensorflow_serving.apis import (
 )
 
 from tfdlrm.serving import messages
-from tfdlrm.serving.errors import Code, StatusError, invalid
+from tfdlrm.serving.errors import Code, StatusError, invalid, shown
 from tfdlrm.serving.model_config import settings_from
 from tfdlrm.serving.models import Models, find_servable, find_statuses
 from tfdlrm.serving.servable import Servable
@@ -31,7 +31,6 @@ def create_grpc_server(
     address: str,
     *,
     threads: int,
-    most_requests: int | None = None,
     credentials: grpc.ServerCredentials | None = None,
     interceptors: Sequence[grpc.ServerInterceptor] = (),
 ) -> grpc.Server:
@@ -41,9 +40,8 @@ def create_grpc_server(
         models: The models, which a request may change.
         address: Host and port to listen on, such as "127.0.0.1:8500".
         threads: Requests computed at a time; further ones wait their turn.
-        most_requests: Requests in computation or waiting; further ones get RESOURCE_EXHAUSTED. None for no bound.
         credentials: For TLS; None listens without.
-        interceptors: See every call before the services do.
+        interceptors: See every call before the services do, and bound how many wait.
 
     Raises:
         RuntimeError: The port cannot be had.
@@ -54,7 +52,7 @@ def create_grpc_server(
         ("grpc.so_reuseport", 0),  # or two servers would share a port, and each get some of the requests
     ]
     pool = ThreadPoolExecutor(threads, thread_name_prefix="grpc")
-    server = grpc.server(pool, None, interceptors, options, most_requests)
+    server = grpc.server(pool, None, interceptors, options)
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(_Prediction(models), server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(_Model(models), server)
     if credentials is None:
@@ -149,4 +147,4 @@ def _answer(context: grpc.ServicerContext, work: Callable[[], Any]) -> Any:
     except Exception:
         _LOG.exception("a call failed")
         code, message = Code.INTERNAL, "Internal error; the log of the server says more"
-    context.abort(_STATUS[code], message)
+    context.abort(_STATUS[code], shown(message))

@@ -15,7 +15,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tfdlrm.serving.drain import Drain
-from tfdlrm.serving.limits import Limits, open_files
+from tfdlrm.serving.limits import BODY_BYTES_PER_SECOND, Limits, open_files
 
 _LOG = logging.getLogger(__name__)
 _LAST_REQUESTS_SECONDS = 0.5
@@ -24,16 +24,23 @@ _TOO_MANY = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-leng
 
 
 class _Connection(H11Protocol):
-    """One connection; headers that do not arrive in time end it, as they would hold it for ever otherwise."""
+    """One connection; headers that do not arrive or an answer that is not read in time end it.
+
+    Either would hold it for ever otherwise.
+    """
 
     def __init__(self, *args: Any, limits: Limits, **options: Any) -> None:
         super().__init__(*args, **options)
         self._limits = limits
         self._patience: asyncio.TimerHandle | None = None
+        self._reading: asyncio.TimerHandle | None = None
         self._begun = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        # Whatever the client has not yet taken pauses the writing, so that the clock runs; also after `close`, which
+        # waits for it without end.
+        transport.set_write_buffer_limits(high=1, low=0)
         if len(self.connections) > self._limits.connections:
             transport.write(_TOO_MANY)
             transport.close()
@@ -51,7 +58,24 @@ class _Connection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_clock()
+        self._stop_reading()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._reading is None:
+            left = self.transport.get_write_buffer_size()
+            seconds = self._limits.receive_seconds + left / BODY_BYTES_PER_SECOND
+            self._reading = self.loop.call_later(seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._stop_reading()
+        super().resume_writing()
+
+    def _stop_reading(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
 
     def _start_clock(self) -> None:
         if self._patience is None:  # a byte now and then does not wind it up again

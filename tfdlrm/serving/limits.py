@@ -18,10 +18,11 @@ class Limits:
 
     Attributes:
         body_bytes: Larger bodies, as sent or after decompression, are answered with 413.
-        body_values: Bodies with more commas are answered with 413 before they are parsed: parsed numbers take up to
-            ten times the memory of their text.
+        body_values: Bodies with more commas, `{` and `[` together are answered with 413 before they are parsed.
         queued_requests: Requests in computation or waiting for it; further ones are answered with 503.
-        queued_bytes: Bytes of bodies held at a time, over all requests; those that would go beyond get 503.
+        queued_bytes: Bytes held at a time, over all requests: of bodies, and while they are computed of what they hold
+            uncompressed and parsed, as `parsed_bytes` estimates it: up to thirty times the text. Those that would go
+            beyond get 503, those that would alone 413.
         answer_seconds: A request not answered by then gets 504; 0 for no such time.
         receive_seconds: Seconds for the headers of a request, and again for its body, plus one for each 100,000 bytes.
         idle_seconds: Seconds a connection may rest between two requests; more than clients keep idle ones (5 s is
@@ -29,7 +30,7 @@ class Limits:
         connections: Open connections; further ones get 503 and are closed.
     """
 
-    body_bytes: int = 64 << 20
+    body_bytes: int = 63_999_999  # 64 MB are too many
     body_values: int = 10_000_000
     queued_requests: int = 1000
     queued_bytes: int = 512 << 20

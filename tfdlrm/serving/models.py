@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -99,6 +101,20 @@ class Models(Mapping[str, ModelStore]):
             StatusError: FAILED_PRECONDITION for a label of a version that is not loaded, UNKNOWN where a model has
                 nothing to serve.
         """
+        # What was loaded in vain or is no longer served refers to itself, so it waits for the collector. That must come
+        # when no frame holds it any more, not those of an error either.
+        failure = None
+        try:
+            left = self._change(settings)
+        except StatusError as error:
+            failure, left = error.with_traceback(None), True
+        if left:
+            gc.collect()
+        if failure is not None:
+            raise failure
+
+    def _change(self, settings: Sequence[ModelSettings]) -> bool:
+        """Do as `reconfigure` says; return whether a model is no longer served."""
         with self._changing, ExitStack() as held:
             self.check_labels(settings)
             stores: dict[str, ModelStore] = {}
@@ -131,11 +147,14 @@ class Models(Mapping[str, ModelStore]):
         for store in gone:
             store.stop()
         _LOG.info("models: %s", ", ".join(stores) or "none")
+        return bool(gone)
 
     def follow(self, path: Path, seconds: float, settings: Sequence[ModelSettings]) -> None:
         """Read a config file again and again, and do as it says when it has changed; what is wrong with it is logged.
 
-        A change that came another way stays until the file changes next.
+        A change that came another way stays until the file changes next. Models that could not be loaded are tried
+        again when the file has changed or the pause before retries is over, not at every look: each try loads all that
+        is new in the file.
 
         Args:
             path: The text form of ModelServerConfig.
@@ -145,18 +164,25 @@ class Models(Mapping[str, ModelStore]):
 
         def watch() -> None:
             done, told = settings, ""
+            failed: Sequence[ModelSettings] | None = None
+            retry_at = 0.0
             while not self._stopping.wait(seconds):
                 try:
                     found = read_model_config(path)
                     if found != done:
+                        self.check_labels(found)  # costs nothing, and a label may come true at any time
+                        if found == failed and time.monotonic() < retry_at:
+                            continue
+                        failed = found
                         self.reconfigure(found)
-                    done, told = found, ""
-                except (UserError, StatusError) as error:  # a label may come true, a version may yet load
+                    done, told, failed = found, "", None
+                except (UserError, StatusError) as error:
                     if str(error) != told:
                         told = str(error)
                         _LOG.error("models stay as they are: %s", told)
                 except Exception:
                     _LOG.exception("reading %s failed", path)
+                retry_at = time.monotonic() + self._retry_seconds
 
         threading.Thread(target=watch, name="model config", daemon=True).start()
 

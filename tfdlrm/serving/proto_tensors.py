@@ -14,6 +14,7 @@ from tfdlrm.serving.tensors import Array
 
 # A few bytes may declare a tensor of any size, filled up with its last value. Beyond this, the values must be there.
 _MAX_FILLED_BYTES = 64 << 20
+_MAX_RANK = 64  # NumPy's
 
 # Where a tensor of these types lists its values, one by one; a string's are bytes.
 _LISTED = {
@@ -46,22 +47,24 @@ def from_proto(name: str, tensor: Any, dtype: int) -> Array:
         wanted, got = (types_pb2.DataType.Name(kind).removeprefix("DT_").lower() for kind in (dtype, tensor.dtype))
         raise invalid(f"Input {name} must be of type {wanted}. Received: {got}")
     shape = [dim.size for dim in tensor.tensor_shape.dim]
-    if dtype in _LISTED and not tensor.tensor_content:
-        # The values of a few rows of dozens of columns: TensorFlow's own way, below, takes ten times as long.
-        field, kind = _LISTED[dtype]
-        values = getattr(tensor, field)
-        if len(values) == math.prod(shape) and values:
-            array = np.empty(len(values), kind)
-            array[:] = values
-            return array.reshape(shape)
     if tensor.tensor_shape.unknown_rank or any(size < 0 for size in shape):
         raise invalid(f"Input {name} must have a known shape. Received: {shape}")
+    if len(shape) > _MAX_RANK:
+        raise invalid(f"Input {name} must have at most {_MAX_RANK} dimensions. Received: {len(shape)}")
     try:
+        if dtype in _LISTED and not tensor.tensor_content:
+            # The values of a few rows of dozens of columns: TensorFlow's own way, below, takes ten times as long.
+            field, kind = _LISTED[dtype]
+            values = getattr(tensor, field)
+            if len(values) == math.prod(shape) and values:
+                array = np.empty(len(values), kind)
+                array[:] = values
+                return array.reshape(shape)
         size = math.prod(shape) * np.dtype(tf.dtypes.as_dtype(dtype).as_numpy_dtype).itemsize
         if size > max(_MAX_FILLED_BYTES, 64 * tensor.ByteSize()):
             raise invalid(f"Input {name} must hold the values of its shape. Received: {shape}")
         return np.asarray(tf.make_ndarray(tensor))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise invalid(f"Input {name} cannot be read: {error}") from error
 
 

@@ -11,7 +11,7 @@ import binascii
 import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,7 @@ DTYPES: Mapping[str, Any] = {
 
 _FLOATS = ("float", "double")
 _DEBUG_CHARACTERS = 256
+_DOUBLE_BITS = 1000  # of an integer that a double takes for sure
 _MAX_RANK = 32  # NumPy stops at 64; a batch dimension may still be added
 
 
@@ -128,6 +129,21 @@ def walk(value: Any, dtype: str) -> Array:
     Raises:
         StatusError: INVALID_ARGUMENT, or UNIMPLEMENTED for a type JSON cannot carry.
     """
+    shape = check(value, dtype)
+    flat = [value]
+    for _ in shape:
+        flat = list(itertools.chain.from_iterable(flat))
+    if not flat:
+        return np.empty(0, dtype=DTYPES.get(dtype, np.object_)).reshape(shape)
+    return _leaves(flat, dtype).reshape(shape)
+
+
+def check(value: Any, dtype: str) -> tuple[int, ...]:
+    """Return the shape of a value, without an array being made; see `walk`.
+
+    Raises:
+        StatusError: As in `walk`.
+    """
     shape: list[int] = []
     first = value
     while isinstance(first, list):
@@ -137,36 +153,53 @@ def walk(value: Any, dtype: str) -> Array:
         if not first:
             break
         first = first[0]
-    flat: list[Array] = []
+    rank = len(shape)
+    sound = _sound(dtype)
 
     def visit(item: Any, level: int) -> None:
         if not isinstance(item, list):
-            if level != len(shape):
+            if level != rank:
                 raise invalid(
                     f"JSON Value: {debug_text(item)} found at incorrect level: {level + 1} in the JSON DOM. "
-                    f"Expected at level: {len(shape)}"
+                    f"Expected at level: {rank}"
                 )
-            flat.append(_leaf(item, dtype))
+            if not sound(item):
+                _check_leaf(item, dtype)
             return
-        if level >= len(shape):
-            raise invalid(f"Encountered list at unexpected level: {level} expected < {len(shape)}")
+        if level >= rank:
+            raise invalid(f"Encountered list at unexpected level: {level} expected < {rank}")
         if len(item) != shape[level]:
             raise invalid(
                 f"Encountered list at unexpected size: {len(item)} at level: {level} expected size: {shape[level]}"
             )
         for element in item:
-            visit(element, level + 1)
+            if level + 1 < rank or not sound(element):
+                visit(element, level + 1)
 
     visit(value, 0)
-    joined = np.concatenate(flat) if flat else np.empty(0, dtype=DTYPES.get(dtype, np.object_))
-    return joined.reshape(shape)
+    return tuple(shape)
 
 
-def _leaf(value: Any, dtype: str) -> Array:
+def _sound(dtype: str) -> Callable[[Any], bool]:
+    """Return a function that says of a plain value, at once, that the type takes it; False says nothing."""
+    if dtype in _FLOATS:
+        return lambda value: type(value) is float or (type(value) is int and value.bit_length() < _DOUBLE_BITS)
+    if dtype == "bool":
+        return lambda value: type(value) is bool
+    if dtype == "string":
+        return lambda value: type(value) is str and value.isascii()
+    if dtype in DTYPES:
+        limits = np.iinfo(DTYPES[dtype])
+        least, most = int(limits.min), int(limits.max)
+        return lambda value: type(value) is int and least <= value <= most
+    return lambda value: False
+
+
+def _check_leaf(value: Any, dtype: str) -> None:
     if dtype not in DTYPES:
         raise StatusError(Code.UNIMPLEMENTED, f"Conversion of JSON Value: {debug_text(value)} to type: {dtype}")
     try:
-        return _leaves([value], dtype)
+        _leaves([value], dtype)
     except Irregular:
         raise _type_error(value, dtype) from None
 

@@ -48,9 +48,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     for flag, name, text in (
         ("--max_body_bytes", "body_bytes", "larger bodies get 413"),
-        ("--max_body_values", "body_values", "bodies of more values get 413"),
+        ("--max_body_values", "body_values", "bodies of more commas and brackets get 413"),
         ("--max_queued_requests", "queued_requests", "requests in computation or waiting; further ones get 503"),
-        ("--max_queued_bytes", "queued_bytes", "bytes of bodies held at a time; beyond them 503"),
+        (
+            "--max_queued_bytes",
+            "queued_bytes",
+            "bytes of bodies held at a time, parsed ones by an estimate; beyond them 503",
+        ),
         ("--max_connections", "connections", "open connections; further ones get 503"),
     ):
         add(flag, type=_count, default=getattr(limits, name), metavar="N", help=f"{text} (default: %(default)s)")
@@ -59,7 +63,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         type=_seconds,
         default=limits.receive_seconds,
         metavar="S",
-        help="for the headers of a request, and again for its body: 408 (default: %(default)s)",
+        help="for the headers of a request, again for its body, again for reading the answer (default: %(default)s)",
     )
     add(
         "--idle_timeout_seconds",
@@ -211,7 +215,8 @@ class Transport:
         """Return what a `grpc.server` takes as `interceptors`; to be called after `prepare`."""
         from tfdlrm.serving.grpc_carriage import Interceptor
 
-        return [Interceptor(self.token, self._observers)]
+        limits = self.limits
+        return [Interceptor(self.token, self._observers, limits.queued_requests, limits.receive_seconds)]
 
 
 def _switch(text: str) -> bool:
