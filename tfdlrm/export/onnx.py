@@ -263,7 +263,7 @@ def _data_files(path: Path) -> list[Path]:
 
 
 def _write(proto: Any, sources: Sequence[Source], path: Path, inline_bytes: int) -> Path | None:
-    """Write the graph with tables in place of the inputs that stood for them; return their own file if they have one."""
+    """Write the graph with tables in place of the inputs that stood for them; return their own file, if any."""
     import onnx
 
     numbers = {f"{_TABLE}{number}": source for number, source in enumerate(sources)}

@@ -166,7 +166,8 @@ def export_model(
         if not is_disk_full(error):
             raise
         raise DiskFullError(
-            f"{base}: not published: the disk is full. Nothing of the export stays there: free some space and export again."
+            f"{base}: not published: the disk is full. Nothing of the export stays there: "
+            "free some space and export again."
         ) from error
 
 
