@@ -110,8 +110,8 @@ def _refuse_other_model(run: Run, exported: Mapping[str, Any]) -> None:
     for name, setting in export_settings(run).items():
         # Older exports have not noted all of them.
         if exported.get(name, _BEFORE_NOTED.get(name, setting)) != setting:
-            key = "correct_sampling" if name == "logit_shift" else name
-            raise DataError(f"{run.work_dir.path}: exported with other `export.{key}`. Run the stage `export` again.")
+            other = "another `export.correct_sampling`" if name == "logit_shift" else f"other `export.{name}`"
+            raise DataError(f"{run.work_dir.path}: exported with {other}. Run the stage `export` again.")
 
 
 def _ask(client: PredictClient, columns: Mapping[str, list[Any]], by_row: bool) -> npt.NDArray[Any]:
