@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from tests.layers.compressed import oracle, parts_of
+from tfdlrm.distribute.tpu_embedding import TPUEmbeddingCollection
 from tfdlrm.export import quantized
 from tfdlrm.export.ops import foreign_ops, ops_of
 from tfdlrm.export.quantized import PackedRows, pack_rows, packed_width, quantized_tables
@@ -19,7 +20,7 @@ from tfdlrm.layers.embedding import EmbeddingCollection
 from tfdlrm.models.build import build
 from tfdlrm.models.dlrm import DLRM
 from tfdlrm.spec.config import ModelConfig
-from tfdlrm.spec.errors import DataError
+from tfdlrm.spec.errors import ConfigError, DataError
 from tfdlrm.spec.features import FeatureSpec
 
 FORMS = ("float16", "int8", "int4")
@@ -251,6 +252,22 @@ def test_values_that_are_not_finite_are_refused_by_table(value):
     with pytest.raises(DataError, match="tables must be finite .* Received: t0"), quantized_tables(model, "int8"):
         pass
     assert model.layer.stand_in is None
+
+
+def test_tables_that_are_looked_up_by_others_are_refused(tmp_path):
+    spec = spec_of([{"vocabulary_size": 50, "embedding_dim": 16}])
+    model = OneCollection(spec)
+    model.layer = TPUEmbeddingCollection(spec, {"name": "sgd"})
+    model.collections = {"embedding": model.layer}
+    model.layer.build((None, spec.n_ids))
+    plain = model.layer(tf.constant([[3]])).numpy()
+    with (
+        pytest.raises(ConfigError, match='`tables` must be "float32" .* `TPUEmbedding` looks up. Received: "int8"'),
+        quantized_tables(model, "int8"),
+    ):
+        pass
+    with quantized_tables(model, "float32"):
+        np.testing.assert_array_equal(model.layer(tf.constant([[3]])), plain)
 
 
 def test_chunks_do_not_show(monkeypatch):

@@ -7,8 +7,9 @@ import pytest
 import tensorflow as tf
 
 from tfdlrm.data.encoder import FeatureEncoder
-from tfdlrm.export.ranking import ranking_signature
+from tfdlrm.export.ranking import ranking_signature, refuse_no_columns
 from tfdlrm.export.saved_model import export_model
+from tfdlrm.export.verify import verify
 from tfdlrm.spec.coding import Encoding, Expand, FeatureCoding, TableCoding
 from tfdlrm.spec.errors import ConfigError, SpecError
 from tfdlrm.spec.features import DenseFeature, FeatureSpec, SparseFeature, TableConfig
@@ -47,9 +48,9 @@ def rows():
     sizes = rng.integers(0, 5, ROWS)
     texts = {name: words(name[0], 9) for name in ("user", "item", "place")}
     texts["seen"] = np.array([*(",".join(f"i{n}" for n in rng.integers(0, 9, k)) for k in sizes), None], object)[:-1]
-    # Three values in every bag, so that weights of one row fit the values of another.
+    bags = rng.integers(1, 4, ROWS)  # values, and so weights, of each row
     for name, value in (("genres", lambda: f"g{rng.integers(1, 6)}"), ("genre_weights", lambda: f"{rng.random():.3f}")):
-        texts[name] = np.array([*("|".join(value() for _ in range(3)) for _ in range(ROWS)), None], object)[:-1]
+        texts[name] = np.array([*("|".join(value() for _ in range(size)) for size in bags), None], object)[:-1]
     numbers = {name: rng.uniform(0, 9, ROWS).astype(np.float32) for name in ("price", "age", "score")}
     numbers["price"][::5] = NAN
     return {**texts, **numbers, "hour": rng.integers(0, 24, ROWS).astype(np.float32)}
@@ -102,8 +103,7 @@ def one_by_one(encoder, score, rows, candidates, places):
     "candidates",
     [
         ["item"],
-        ["genres"],
-        ["genre_weights"],
+        ["genres", "genre_weights"],
         ["place"],
         ["age", "seen"],
         ["price", "hour", "genres", "genre_weights", "item"],
@@ -194,6 +194,30 @@ def test_an_exported_version_ranks(world, answers):
     expected = np.where(mask, answers("serving_default", **flat).reshape(3, 3), 0.0)
     np.testing.assert_allclose(found["scores"], expected, atol=1e-6)
     assert found["order"][2].tolist() == [0, 1, 2] and found["order"][1][2] == 1
+
+
+def test_a_bag_and_its_weights_are_asked_about_together(encoder, rows, new_model, tmp_path):
+    """Bags of different lengths: weights of one row do not fit the values of another."""
+    lengths = {text.count("|") for text in rows["genres"]}
+    assert len(lengths) > 1
+    for name in ("genres", "genre_weights"):
+        with pytest.raises(SpecError) as error:
+            refuse_no_columns(["item", name], COLUMNS, encoder.encoding)
+        assert str(error.value) == (
+            "`rank_candidates` must name `genres` and its weights `genre_weights`, which feature `genre` reads "
+            f"together, both or neither: there is a weight for each value. Received: `{name}`."
+        )
+    model = new_model(encoder.spec)
+    batch = encoder.encode(
+        {n: tf.constant(v.tolist(), tf.string if v.dtype == object else tf.float32) for n, v in rows.items()}
+    )
+    expected = model(batch).numpy()[:, 0]
+    for candidates in (["genres", "genre_weights", "price"], ["item"]):
+        path = export_model(
+            model, encoder, tmp_path / "model", rank_candidates=candidates, warmup=rows, warmup_batch_sizes=[5]
+        )
+        report = verify(path, rows, expected)
+        assert "rank" in report.differences and report.warmup_requests == 6
 
 
 def test_wrong_names(world, encoder, new_model, tmp_path):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
 import time
 from pathlib import Path
@@ -18,7 +19,7 @@ from tfdlrm.export.serving_rows import serving_rows
 from tfdlrm.models.probability import probability_function
 from tfdlrm.spec.coding import Encoding, FeatureCoding, TableCoding
 from tfdlrm.spec.config import RunConfig
-from tfdlrm.spec.errors import ConfigError, DataError, SpecError
+from tfdlrm.spec.errors import ConfigError, DataError, DiskFullError, SpecError
 from tfdlrm.spec.features import DenseFeature, FeatureSpec, SparseFeature, TableConfig
 from tfdlrm.training.optimizers import DLRMOptimizer
 from tfdlrm.training.row_optimizers import RowWiseAdagrad
@@ -342,3 +343,21 @@ def test_a_table_without_a_row_for_unseen_values_needs_a_policy(world, tmp_path)
     ids[:, told.spec.id_columns["ad"][0]] = [10_000, -1, 0]
     answers = serve(dense=tf.ones([3, told.spec.n_dense]), sparse=tf.constant(ids))["probability"][:, 0].numpy()
     assert answers[0] == answers[1] != answers[2]
+
+
+def test_a_full_disk_is_told_in_a_line_and_leaves_nothing(world, tmp_path):
+    """A real one: the process may not write files beyond a size that the variables pass."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (256, limits[1]))
+    try:
+        with pytest.raises(DiskFullError) as error:
+            export_model(world.model, world.encoder, tmp_path / "served")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, old)
+    assert str(error.value) == (
+        f"{tmp_path / 'served'}: not published: the disk is full. Nothing of the export stays there: "
+        "free some space and export again."
+    )
+    assert list((tmp_path / "served").iterdir()) == []

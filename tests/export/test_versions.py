@@ -65,6 +65,24 @@ def test_failed_writer_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_it_is_blessed_when_it_is_whole_and_has_no_number(tmp_path):
+    seen = []
+
+    def bless(directory: Path) -> None:
+        assert (directory / "variables" / "data").read_bytes() == b"x"
+        seen.append((directory.parent, published_versions(tmp_path)))
+
+    assert publish_version(tmp_path, write, bless=bless) == tmp_path / "1"
+    assert seen == [(tmp_path, [])]
+
+    def refuse(directory: Path) -> None:
+        raise ValueError("no good")
+
+    with pytest.raises(ValueError, match="no good"):
+        publish_version(tmp_path, write, bless=refuse)
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
 def test_nothing_numeric_while_it_is_written(tmp_path):
     seen: list[list[int]] = []
 

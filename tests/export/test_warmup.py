@@ -86,6 +86,38 @@ def test_the_same_rows_make_the_same_bytes(world, version, tmp_path):
     assert first == second
 
 
+def test_requests_have_the_types_of_the_signatures_whatever_the_rows_have(world, version, tmp_path):
+    """NumPy's own: float64, and strings of fixed width, which end before their NUL bytes."""
+    rows = {
+        name: values.astype(np.str_ if name in world.strings else np.float64) for name, values in world.rows.items()
+    }
+    assert {values.dtype.kind for values in rows.values()} == {"f", "U"}
+    requests = warmup_requests("small", world.encoder, rows, SIZES[:2], ["ad"])
+    assert len(requests) == 12
+    assert requests == warmup_requests("small", world.encoder, world.rows, SIZES[:2], ["ad"])
+    logged = [request.predict_log.request for request in requests]
+    (raw, *_) = (request.inputs for request in logged if request.model_spec.signature_name == "serving_default")
+    assert {name: raw[name].dtype for name in raw} == {
+        name: spec.dtype.as_datatype_enum for name, spec in world.encoder.raw_signature().items()
+    }
+
+
+def test_a_request_of_another_type_is_refused(world, version):
+    good = (version / FILE).read_bytes()
+    (log,) = (
+        one
+        for one in warmup_requests("small", world.encoder, world.rows, [2])
+        if one.predict_log.request.model_spec.signature_name == "serving_default"
+    )
+    log.predict_log.request.inputs["price"].CopyFrom(tf.make_tensor_proto([1.0, 2.0], tf.float64))
+    try:
+        write_warmup(version / FILE, [log])
+        with pytest.raises(VerifyError, match="`price` of `serving_default` must be float32. Received: float64."):
+            verify(version, world.rows, world.answers())
+    finally:
+        (version / FILE).write_bytes(good)
+
+
 def test_what_a_server_would_refuse_is_refused(world, version, tmp_path):
     good = (version / FILE).read_bytes()
     log = prediction_log_pb2.PredictionLog()

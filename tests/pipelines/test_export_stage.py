@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from tests.pipelines.small_runs import call, refusal, write_recipe
+from tfdlrm.data.encoder import FeatureEncoder
 from tfdlrm.data.files import sha256_of
 from tfdlrm.export.model_card import ModelCard
 from tfdlrm.pipelines import criteo
 from tfdlrm.pipelines.model_card import log_loss_interval
+from tfdlrm.pipelines.stages import export as stage
 
 CANDIDATES = ["C3", "C7", "I2"]
 
@@ -63,6 +66,25 @@ def test_results_say_what_was_shown(folder: Path, stages: dict[str, Any]) -> Non
     assert "ParseExampleV2" in exported["ops"]
 
 
+def test_the_encoder_lies_beside_the_version(folder: Path, stages: dict[str, Any]) -> None:
+    beside, data = folder / "models" / "small" / "1" / "assets.extra" / "encoder", folder / "run" / "data"
+    names = [str(file.relative_to(beside.parent)) for file in sorted(beside.rglob("*")) if file.is_file()]
+    assert names == stages["export"]["encoder_files"] and len(names) == 27
+    encoder = FeatureEncoder.load(beside, unseen="missing")
+    assert encoder.spec == FeatureEncoder.load(data, unseen="missing").spec
+
+
+def test_large_vocabularies_stay_where_they_are(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "_ENCODER_BYTES", 1000)
+    run = Path(shutil.copytree(folder / "run", tmp_path / "run"))
+    sets = ["--set", f"export.directory={tmp_path / 'models'}"]
+    outcome = call(criteo.main, "--work-dir", run, "--stages", "export", *sets)
+    assert outcome.code == 0, outcome.err
+    assert json.loads((run / "metrics.json").read_text())["stages"]["export"]["encoder_files"] == [
+        "encoder/encoder.json"
+    ]
+
+
 def test_the_card_says_what_is_true(folder: Path, stages: dict[str, Any]) -> None:
     version, report = folder / "models" / "small" / "1" / "assets.extra", folder / "run" / "report"
     for name in ("MODEL_CARD.md", "model_card.json", "calibration.png"):
@@ -101,6 +123,72 @@ def test_a_log_loss_interval_covers_the_mean_it_is_of() -> None:
 
 def test_a_second_call_exports_nothing(folder: Path) -> None:
     assert "done before" in export(folder).out
+
+
+def test_verify_withdraws_what_answers_wrongly_and_nothing_else(folder: Path, tmp_path: Path) -> None:
+    run, models = tmp_path / "run", tmp_path / "models"
+    shutil.copytree(folder / "run", run)
+    shutil.copytree(folder / "models", models)
+    metrics = json.loads((run / "metrics.json").read_text())
+    version = models / "small" / "1"
+    metrics["stages"]["export"]["path"] = str(version)
+    (run / "metrics.json").write_text(json.dumps(metrics))
+
+    def verify() -> Any:
+        return call(criteo.main, "--work-dir", run, "--stages", "verify")
+
+    outcome = verify()
+    assert outcome.code == 0, outcome
+    found = json.loads((run / "metrics.json").read_text())["stages"]["verify"]
+    assert set(found["differences"]) == {"HTTP by columns", "HTTP by rows"}
+    assert found["differences_of_export"] == metrics["stages"]["export"]["differences"]
+    assert "test rows, over HTTP, at most" in outcome.out
+    # Settings that make another version; a run keeps what it was told last.
+    config = (run / "config.toml").read_bytes()
+    for setting, key in (("unseen=rare", "unseen"), ("rank_candidates=[]", "rank_candidates")):
+        line = refusal("--work-dir", run, "--stages", "verify", "--set", f"export.{setting}")
+        assert line == f"{run}: exported with other `export.{key}`. Run the stage `export` again."
+        (run / "config.toml").write_bytes(config)
+    # A server that does not start says nothing of the version.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", shutil.which("false"))
+        line = refusal("--work-dir", run, "--stages", "verify")
+    assert "the server has ended; its output is in" in line
+    assert version.is_dir()
+    # The number has been rejected before, and now again, for what the export itself noted.
+    (models / "small" / "rejected-1").mkdir()
+    metrics["stages"]["export"]["differences"]["serve_ids"] = 0.5
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    outcome = verify()
+    assert outcome.code == 1 and f"{version}: serve_ids differs from the model by 0.5, above 1e-05." in outcome.err
+    assert sorted(path.name for path in (models / "small").iterdir()) == ["rejected-1", "rejected-1-2"]
+    assert (models / "small" / "rejected-1-2" / "saved_model.pb").is_file()
+
+
+def test_another_way_of_taking_unseen_values_is_another_version(folder: Path, tmp_path: Path) -> None:
+    run, models = tmp_path / "run", tmp_path / "models"
+    shutil.copytree(folder / "run", run)
+    sets = ["--set", f"export.directory={models}", "--set", "export.verify_rows=50"]
+    for unseen, version in (("missing", 1), ("missing", 1), ("rare", 2)):
+        outcome = call(criteo.main, "--work-dir", run, "--stages", "export", *sets, "--set", f"export.unseen={unseen}")
+        assert outcome.code == 0, outcome
+        assert json.loads((run / "metrics.json").read_text())["stages"]["export"]["version"] == version
+
+
+def test_rules_are_asked_of_what_is_done_before(folder: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(folder / "run", tmp_path / "run"))
+    outcome = call(criteo.main, "--work-dir", run, "--stages", "export", "--set", "export.min_auc=0.99")
+    assert outcome.code == 1 and "AUC must be at least `export.min_auc`, 0.99." in outcome.err
+
+
+def test_no_floor_where_every_row_trains(tmp_path: Path) -> None:
+    data = {"planted": {"rows": 1000}, "split": {"by": "order", "fractions": [1.0, 0.0, 0.0]}}
+    recipe = write_recipe(tmp_path, data=data, train={"epochs": 1}, export={"min_auc": 0.6})
+    line = refusal("--config", recipe, "--work-dir", tmp_path / "run", "--stages", "prepare,train,export")
+    assert line == (
+        "`export.min_auc` must be absent where every row trains: there are no rows to judge the model on. "
+        "Received: 0.6."
+    )
 
 
 def test_the_version_in_place_is_compared_on_the_same_rows(folder: Path, tmp_path: Path) -> None:

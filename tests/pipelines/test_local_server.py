@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tfdlrm.export.verify import VerifyError
-from tfdlrm.pipelines.local_server import LocalServer
+from tfdlrm.pipelines.local_server import LocalServer, ServerStartError
 from tfdlrm.serving.client import PredictClient
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,7 +20,7 @@ def test_server_that_ends_is_told_with_its_log(tmp_path: Path) -> None:
     with (
         LocalServer("m", tmp_path / "absent", log) as server,
         PredictClient(server.url, "m") as client,
-        pytest.raises(VerifyError, match=r"the server has ended; its output is in .*serving\.log"),
+        pytest.raises(ServerStartError, match=r"the server has ended; its output is in .*serving\.log"),
     ):
         server.wait_until_ready(client, timeout=60)
     assert "`model_base_path` must be a directory" in log.read_text()

@@ -12,6 +12,7 @@ import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
 from tests.pipelines.small_runs import call, refusal, write_recipe
+from tfdlrm.export.model_card import ModelCard
 from tfdlrm.pipelines import criteo, onnx, quantize
 
 COLUMNS = {"dense": [{"name": "I1"}], "sparse": [{"name": name} for name in ("C9", "C14", "C17", "C20")]}
@@ -44,7 +45,7 @@ def export_of(work_dir: Path) -> dict[str, Any]:
 def test_a_run_exports_int8_verifies_it_and_reports_what_it_costs(run: tuple[list[Any], Path]) -> None:
     arguments, folder = run
     outcome = call(
-        criteo.main, *arguments, "--set", "export.tables=int8", "--set", "export.max_auc_loss=0.01",
+        criteo.main, *arguments, "--set", "export.tables=int8", "--set", "export.max_auc_loss=0.0005",
         "--stages", "export,verify,report",
     )  # fmt: skip
     assert outcome.code == 0, outcome
@@ -63,13 +64,27 @@ def test_a_run_exports_int8_verifies_it_and_reports_what_it_costs(run: tuple[lis
     assert "tables in int8: 0.3125 of the bytes of float32, AUC loss" in outcome.out
     record = json.loads((folder / "models" / "small" / "1" / "assets.extra" / "tfdlrm.json").read_text())
     assert record["tables"] == record["config"]["export"]["tables"] == "int8"
+    # The card speaks of what is served first, and calls the rest what it is.
+    card = ModelCard.from_json((folder / "run" / "report" / "model_card.json").read_text())
+    assert (card.tables, card.as_served.bytes, card.as_served.rows) == ("int8", stored["bytes"], 600)
+    assert card.as_served.metrics["auc"] == pytest.approx(stored["auc"], abs=1e-12)
+    assert card.evaluation.metrics["auc"] == pytest.approx(own["auc"], abs=1e-6)
+    text = (folder / "run" / "report" / "MODEL_CARD.md").read_text()
+    assert f"As served, with tables in int8: {stored['bytes']:,} bytes, 0.3125 of those of float32." in text
+    assert text.index(f"| AUC | {stored['auc']:.6f} |") < text.index("What follows is of tables in float32")
     page = (folder / "run" / "report" / "index.html").read_text()
     assert "Embedding tables as stored when served, judged on 600 test rows" in page
     # The same again is the same version; another form is another, and verify wants it exported first.
-    again = [*arguments, "--set", "export.max_auc_loss=0.01"]
+    again = [*arguments, "--set", "export.max_auc_loss=0.0005"]
     int8 = ["--set", "export.tables=int8"]
     assert call(criteo.main, *again, *int8, "--stages", "export").code == 0
     assert export_of(folder / "run")["version"] == 1
+    # A floor between nothing and this form's AUC is asked of this form, though nothing is to be written.
+    assert call(criteo.main, *again, *int8, "--stages", "export", "--set", f"export.min_auc={stored['auc']}").code == 0
+    above = ["--set", f"export.min_auc={stored['auc'] + 1e-6}"]
+    outcome = call(criteo.main, *again, *int8, "--stages", "export", *above)
+    assert outcome.code == 1
+    assert f"Received: {stored['auc']:.6f} on 600 test rows, tables in int8." in outcome.err
     line = refusal(*again, "--stages", "verify")
     assert line.endswith("exported with other `export.tables`. Run the stage `export` again.")
     assert call(criteo.main, *again, "--stages", "export").code == 0
@@ -110,6 +125,7 @@ def test_all_forms_are_compared(trained: tuple[Path, Path], tmp_path: Path) -> N
     assert {form: found["ratio"] for form, found in forms.items()} == {
         "float32": 1.0, "float16": 0.5, "int8": 0.3125, "int4": 0.1875,
     }  # fmt: skip
+    assert forms["int8"]["auc_loss"] < 0.0005 and forms["int4"]["auc_loss"] < 0.002
     worst = [forms[form]["difference_max"] for form in ("float32", "float16", "int8", "int4")]
     assert worst == sorted(worst) and len(set(worst)) == 4
     lines = [line.split() for line in outcome.out.splitlines()]

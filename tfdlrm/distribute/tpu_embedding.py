@@ -85,6 +85,11 @@ class TPUEmbeddingCollection(EmbeddingCollection):
         # Each table is a stack of its own, without the row for padding: bags are ragged.
         self.plan = plan_stacks(self.spec, max_elements=0)
 
+    @property
+    def reads_stand_in(self) -> bool:
+        """Never: `TPUEmbedding` looks up its own tables."""
+        return False
+
     def build(self, input_shape: Any) -> None:
         """Create the tables and draw their initial rows."""
         if self.built:

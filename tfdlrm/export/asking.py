@@ -23,7 +23,7 @@ RAW, EXAMPLES, IDS = "serving_default", "tf_examples", "serve_ids"
 CLASSIFY, REGRESS, RANK, MASK = "classify", "regress", "rank", "mask"
 EXPECTED = "expected "
 """Before the name of a signature: what it must have answered."""
-_CANDIDATES = 8  # of each question
+_CANDIDATES = 7  # of each question; no power of two, so that usual numbers of rows leave places to mask
 
 
 class Loaded:
@@ -136,14 +136,14 @@ def _regressed(loaded: Loaded, examples: Array, batch_size: int) -> Array:
 def _ranked(loaded: Loaded, rows: Mapping[str, Array], batch_size: int) -> dict[str, Array]:
     """Return the scores of candidates, and what `serving_default` answers on the same values row by row.
 
-    A question is made of some rows: all their candidates' columns, and the other columns of the first. Where rows do
-    not fill the last question, its mask says so.
+    A question is made of some rows: all their candidates' columns, and the other columns of the first. Rows never fill
+    the last question, so that there always is a place without a candidate, as its mask says.
     """
     inputs = loaded.definitions[RANK].inputs
     own = {name for name, info in inputs.items() if len(info.tensor_shape.dim) == 2}
     count = len(next(iter(rows.values())))
     each = min(_CANDIDATES, count)
-    places = np.arange(-(-count // each) * each).reshape(-1, each)
+    places = np.arange((count // each + 1) * each).reshape(-1, each)
     mask, places = places < count, places % count
     asked = {name: values[places if name in own else places[:, 0]] for name, values in rows.items()} | {MASK: mask}
     # As many rows at a time in both: the last bits of bfloat16 may depend on it.

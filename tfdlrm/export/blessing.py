@@ -7,14 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from tfdlrm.export.errors import VerifyError
 from tfdlrm.export.verify import RAW, VerifyReport, raw_answers, verified_answers
 from tfdlrm.export.versions import newest_version
-from tfdlrm.metrics.binary import log_loss
+from tfdlrm.metrics.binary import row_losses
 
 Array = npt.NDArray[Any]
+
+_BY_CHANCE = 1.96
+"""Standard errors of a difference that is none in 19 of 20 samples."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,19 +44,21 @@ class HeldOut:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Log loss of two versions on the same rows.
+    """Weighted mean log loss of two versions on the same rows.
 
     Attributes:
         version: Directory of the version in place.
         rows: Number of rows.
         log_loss: That of the export.
         log_loss_in_place: That of the version in place.
+        standard_error: Of their difference, row by row.
     """
 
     version: Path
     rows: int
     log_loss: float
     log_loss_in_place: float
+    standard_error: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +86,8 @@ def bless(
         base: Folder of the model's versions.
         held_out: What to ask.
         tolerance: Largest difference allowed from the model's probability. Defaults to 1e-5.
-        max_regression: By how much the log loss of the version in place may be lower, on the same rows. `None` compares
-            nothing.
+        max_regression: By how much the log loss of the version in place may be lower, on the same rows, beyond what
+            chance explains: 1.96 standard errors of the mean difference of a row. `None` compares nothing.
 
     Raises:
         VerifyError: it may not; the message says why and what to do.
@@ -99,12 +105,12 @@ def bless(
     return Blessing(verified, _compared(base, newest, held_out, answers[RAW][:, 0], max_regression))
 
 
-def refuse_low_auc(base: Path, auc: float, floor: float, rows: int, split: str) -> None:
-    """Raise unless the area under the curve is at least `floor`; nan is not."""
+def refuse_low_auc(base: Path, auc: float, floor: float, rows: int, judges: str) -> None:
+    """Raise unless the area under the curve is at least `floor`, on so many rows, `judges` in words; nan is not."""
     if not auc >= floor:
         raise VerifyError(
             f"{base}: not published: AUC must be at least `export.min_auc`, {floor:g}. Received: {auc:.6f} on "
-            f"{rows:,} {split} rows. {_in_place(base)} Train a better model, or lower `export.min_auc`."
+            f"{rows:,} {judges}. {_in_place(base)} Train a better model, or lower `export.min_auc`."
         )
 
 
@@ -116,15 +122,20 @@ def _compared(base: Path, newest: Path, held_out: HeldOut, answers: Array, max_r
             f"{base}: not published: `export.no_regression` asks for the answers of the version in place, which gives "
             f"none: {error} Set `export.no_regression` to false to publish without."
         ) from None
-    mine, its = (log_loss(held_out.labels, p, held_out.weight) for p in (answers, its_answers))
-    if not mine - its <= max_regression:
+    weight = np.ones(len(answers)) if held_out.weight is None else held_out.weight.astype(np.float64)
+    losses = [row_losses(held_out.labels, p) for p in (answers, its_answers)]
+    mine, its = (float(np.average(of_rows, weights=weight)) for of_rows in losses)
+    spread = weight * (losses[0] - losses[1] - (mine - its))
+    standard_error = float(np.sqrt(np.square(spread).sum()) / weight.sum())
+    if not mine - its - _BY_CHANCE * standard_error <= max_regression:
         raise VerifyError(
             f"{base}: not published: log loss must be at most {max_regression:g} above that of the version in place "
-            f"(`export.max_regression`). Received: {mine:.6f}, and {its:.6f} of version {newest.name}, on the same "
-            f"{len(held_out.labels):,} rows. {_in_place(base)} Train a better model, raise `export.max_regression`, or "
+            f"(`export.max_regression`), beyond what chance explains. Received: {mine:.6f}, and {its:.6f} of version "
+            f"{newest.name}, on the same {len(held_out.labels):,} rows, standard error of the difference "
+            f"{standard_error:.6f}. {_in_place(base)} Train a better model, raise `export.max_regression`, or "
             "set `export.no_regression` to false."
         )
-    return Comparison(newest, len(held_out.labels), mine, its)
+    return Comparison(newest, len(held_out.labels), mine, its, standard_error)
 
 
 def _in_place(base: Path) -> str:

@@ -20,10 +20,11 @@ def examples_signatures(
 ) -> dict[str, Any]:
     """Return traced functions of `[B]` serialized examples by signature name; they share one graph.
 
-    An example has features named like the raw columns, one float or one string each; a feature that is absent or empty
-    is missing. `tf_examples` takes `examples` and gives `probability`, float32 `[B, 1]`. `classify` and `regress` take
-    `inputs`, as TensorFlow Serving's calls of these names do: `classify` gives `classes`, strings `[B, 2]`, "0" and
-    "1", and `scores`, float32 `[B, 2]`, the probability of each; `regress` gives `outputs`, float32 `[B]`.
+    An example has features named like the raw columns, one float or one string each; a feature that is absent or has
+    no kind is missing, and one of a kind without a value is an error. `tf_examples` takes `examples` and gives
+    `probability`, float32 `[B, 1]`. `classify` and `regress` take `inputs`, as TensorFlow Serving's calls of these
+    names do: `classify` gives `classes`, strings `[B, 2]`, "0" and "1", and `scores`, float32 `[B, 2]`, the
+    probability of each; `regress` gives `outputs`, float32 `[B]`.
 
     Args:
         columns: The raw columns.

@@ -7,7 +7,7 @@ from typing import Literal
 import tensorflow as tf
 
 from tfdlrm import __version__
-from tfdlrm.spec.config import RunConfig
+from tfdlrm.spec.config import RunConfig, TableForm
 from tfdlrm.spec.features import FeatureSpec
 from tfdlrm.spec.frozen import Frozen
 
@@ -41,6 +41,24 @@ class Evaluation(Frozen):
     others: dict[str, dict[str, float | None]]
 
 
+class AsServed(Frozen):
+    """The model with its tables in the form in which they are served.
+
+    Attributes:
+        split: Rows that judged.
+        rows: Their number.
+        bytes: Of the tables, stored.
+        ratio: Of these bytes to those of float32.
+        metrics: By name; `auc_loss` is what the form costs.
+    """
+
+    split: str
+    rows: int
+    bytes: int
+    ratio: float
+    metrics: dict[str, float | None]
+
+
 class ModelCard(Frozen):
     """`assets.extra/model_card.json`.
 
@@ -54,6 +72,9 @@ class ModelCard(Frozen):
         manifest_sha256: Checksum of the prepared data's manifest, which has those of all rows.
         rows: Rows of each split, and how many of them have label 1.
         evaluation: How good it is; `None` where these weights were not evaluated.
+        tables: How embedding tables are stored when served. Where it is not float32, `evaluation` and the calibration
+            plot are those of the tables in float32.
+        as_served: How good the model is with such tables; `None` for float32.
         spec: Features and tables.
         table_bytes: Bytes of each table as it is stored in training.
         rank_candidates: Raw columns that differ by candidate in `rank`.
@@ -70,6 +91,8 @@ class ModelCard(Frozen):
     manifest_sha256: str
     rows: dict[str, dict[str, int]]
     evaluation: Evaluation | None
+    tables: TableForm = "float32"
+    as_served: AsServed | None = None
     spec: FeatureSpec
     table_bytes: dict[str, int]
     rank_candidates: tuple[str, ...]
@@ -105,7 +128,7 @@ class ModelCard(Frozen):
             ),
             "## Tables",
             _table(
-                ["table", "rows", "width", "bytes"],
+                ["table", "rows", "width", "bytes" if self.as_served is None else "bytes in training"],
                 [
                     [t.name, f"{t.vocabulary_size:,}", str(t.embedding_dim), f"{self.table_bytes[t.name]:,}"]
                     for t in self.spec.tables
@@ -120,6 +143,19 @@ class ModelCard(Frozen):
         return "\n\n".join(parts) + "\n"
 
     def _metrics(self) -> str:
+        """Return what is known of the model as it is served, and of float32 tables where that is another."""
+        served = self.as_served
+        if served is None:
+            return self._evaluated()
+        labels = {**_METRICS, "auc_loss": "AUC lost to the form"}
+        return (
+            f"As served, with tables in {self.tables}: {served.bytes:,} bytes, {served.ratio:.4f} of those of float32. "
+            f"On {served.rows:,} {served.split} rows:\n\n"
+            + _table(["metric", "value"], [[labels[key], _number(value)] for key, value in served.metrics.items()])
+            + f"\n\nWhat follows is of tables in float32, not of what is served.\n\n{self._evaluated()}"
+        )
+
+    def _evaluated(self) -> str:
         judged = self.evaluation
         if judged is None:
             return "Not evaluated: the stage `evaluate` has not judged these weights."

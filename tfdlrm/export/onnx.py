@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfdlrm import __version__
-from tfdlrm.data.files import fsync_directory, fsync_file
+from tfdlrm.data.files import fsync_directory, fsync_file, sha256_of
 from tfdlrm.export.quantized import HalfRows, PackedRows, Source, quantized_tables, stored_rows
 from tfdlrm.export.saved_model import ExportRecord
 from tfdlrm.export.serving_rows import serving_rows
@@ -36,6 +37,7 @@ from tfdlrm.spec.features import FeatureSpec
 OPSET = 18  # the first whose ReduceMin, Split and BitwiseAnd are those that the graphs need
 INLINE_BYTES = 1 << 30
 DATA_SUFFIX = ".data"
+_HASH_DIGITS = 16
 _CHUNK_BYTES = 1 << 26
 _PAGE = 4096  # data of an initializer begin on a page, so that readers may map them
 _TABLE = "table_"
@@ -70,8 +72,9 @@ def export_onnx(
         model: The model that was exported, computing in float32.
         record: What `assets.extra/tfdlrm.json` of the version says: tables are stored alike.
         version_dir: Directory of the version.
-        path: The file, replaced if it is there. Tables beyond `inline_bytes` go to `path` with `.data` behind it;
-            the two must stay together.
+        path: The file, replaced if it is there. Tables beyond `inline_bytes` go to a file beside it, called `path` with
+            the start of their SHA-256 and `.data` behind it, so that a graph never reads tables of another one; the two
+            must stay together.
         tolerance: Largest difference allowed from the version's probability. Defaults to 1e-5.
         inline_bytes: Most bytes of tables inside of the file, which must stay below 2 GB. Defaults to 1 GiB.
 
@@ -98,19 +101,20 @@ def export_onnx(
         sources = [source for collection in model.collections.values() for source in stored_rows(collection)]
         graph = _converted(model, record, sources)
         temporary = Path(folder) / path.name
-        external = _write(graph, sources, temporary, inline_bytes)
+        data = _write(graph, sources, temporary, inline_bytes)
         difference = compare(temporary, version_dir, model.spec)
         if not difference <= tolerance:
             raise VerifyError(f"{path}: ONNX differs from {version_dir} by {difference:g}, above {tolerance:g}.")
-        written = [temporary.with_name(path.name + DATA_SUFFIX)] * external + [temporary]
+        written = [temporary] if data is None else [data, temporary]
         size = sum(file.stat().st_size for file in written)
         for file in written:
             fsync_file(file)
             os.replace(file, path.with_name(file.name))
-        if not external:
-            path.with_name(path.name + DATA_SUFFIX).unlink(missing_ok=True)
         fsync_directory(path.parent)
-    return OnnxReport(size, external, difference)
+        for stale in _data_files(path):
+            if data is None or stale.name != data.name:
+                stale.unlink()
+    return OnnxReport(size, data is not None, difference)
 
 
 def compare(path: Path, version_dir: Path, spec: FeatureSpec, rows: int = 512, seed: int = 0) -> float:
@@ -252,8 +256,14 @@ def _refuse_foreign(proto: Any) -> None:
         raise ConfigError(f"the model must consist of what ONNX has operations for. Received: {reason}") from None
 
 
-def _write(proto: Any, sources: Sequence[Source], path: Path, inline_bytes: int) -> bool:
-    """Write the graph with tables in place of the inputs that stood for them; return if they have their own file."""
+def _data_files(path: Path) -> list[Path]:
+    """Return the files of tables that belong or once belonged to `path`."""
+    pattern = re.compile(re.escape(path.name) + rf"(\.[0-9a-f]{{{_HASH_DIGITS}}})?{re.escape(DATA_SUFFIX)}")
+    return [file for file in path.parent.iterdir() if pattern.fullmatch(file.name)]
+
+
+def _write(proto: Any, sources: Sequence[Source], path: Path, inline_bytes: int) -> Path | None:
+    """Write the graph with tables in place of the inputs that stood for them; return their own file, if any."""
     import onnx
 
     numbers = {f"{_TABLE}{number}": source for number, source in enumerate(sources)}
@@ -262,24 +272,27 @@ def _write(proto: Any, sources: Sequence[Source], path: Path, inline_bytes: int)
     del proto.graph.input[:]
     proto.graph.input.extend(kept)
     sizes = {name: _table_bytes(source) for name, source in numbers.items()}
-    external = sum(sizes.values()) > inline_bytes
-    if external:
-        with path.with_name(path.name + DATA_SUFFIX).open("wb") as file:
+    data = None
+    if sum(sizes.values()) > inline_bytes:
+        unnamed, offsets = path.with_name(path.name + DATA_SUFFIX), {}
+        with unnamed.open("wb") as file:
             for name, source in numbers.items():
                 file.seek(-(-file.tell() // _PAGE) * _PAGE)
-                place = {"location": path.name + DATA_SUFFIX, "offset": file.tell(), "length": sizes[name]}
-                tensor = _initializer(proto, inputs[name])
-                tensor.data_location = onnx.TensorProto.EXTERNAL
-                for key, value in place.items():
-                    tensor.external_data.add(key=key, value=str(value))
+                offsets[name] = file.tell()
                 for piece in _pieces(source):
                     file.write(piece)
+        data = unnamed.rename(path.with_name(f"{path.name}.{sha256_of(unnamed)[:_HASH_DIGITS]}{DATA_SUFFIX}"))
+        for name, offset in offsets.items():
+            tensor = _initializer(proto, inputs[name])
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            for key, value in {"location": data.name, "offset": offset, "length": sizes[name]}.items():
+                tensor.external_data.add(key=key, value=str(value))
     else:
         for name, source in numbers.items():
             _initializer(proto, inputs[name]).raw_data = b"".join(_pieces(source))
     onnx.helper.set_model_props(proto, {"tfdlrm": __version__})
     path.write_bytes(proto.SerializeToString())
-    return external
+    return data
 
 
 def _initializer(proto: Any, value: Any) -> Any:

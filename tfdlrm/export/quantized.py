@@ -30,7 +30,7 @@ import tf_keras as keras
 from tfdlrm.layers.embedding import EmbeddingCollection
 from tfdlrm.layers.striped_rows import StripedRows
 from tfdlrm.spec.config import TableForm
-from tfdlrm.spec.errors import DataError
+from tfdlrm.spec.errors import ConfigError, DataError
 
 Floats = npt.NDArray[np.float32]
 Packing = Literal["int8", "int4"]
@@ -213,8 +213,14 @@ def quantized_tables(model: keras.Model, form: TableForm) -> Iterator[TableBytes
 
     Raises:
         DataError: a table holds a value that is not finite.
+        ConfigError: a collection looks up its own tables whatever stands in for them, as those of `TPUEmbedding` do.
     """
     collections = list(model.collections.values())
+    if form != "float32" and not all(collection.reads_stand_in for collection in collections):
+        raise ConfigError(
+            f'`tables` must be "float32" of a model whose tables `TPUEmbedding` looks up. Received: "{form}". Tables '
+            "trained that way can be exported in fewer bytes by a model built for one device."
+        )
     before = [collection.stand_in for collection in collections]
     try:
         for collection in collections:

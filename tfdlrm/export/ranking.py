@@ -22,15 +22,17 @@ RANK = "rank"
 MASK = "mask"
 
 
-def refuse_no_columns(candidates: Sequence[str], columns: Collection[str]) -> None:
+def refuse_no_columns(candidates: Sequence[str], columns: Collection[str], encoding: Encoding) -> None:
     """Raise unless these raw columns can be those of candidates.
 
     Args:
         candidates: Names of the raw columns that differ by candidate.
         columns: All raw columns of the model.
+        encoding: Says which columns hold the weights of which bags.
 
     Raises:
-        SpecError: there is no such column, one is named twice, or a raw column is called like the mask.
+        SpecError: there is no such column, one is named twice, a bag is named without its weights or they without it,
+            or a raw column is called like the mask.
     """
     if len(set(candidates)) < len(candidates):
         raise SpecError(f"`rank_candidates` must name each raw column once. Received: {list(candidates)}.")
@@ -38,6 +40,15 @@ def refuse_no_columns(candidates: Sequence[str], columns: Collection[str]) -> No
         if name not in columns:
             near = did_you_mean(name, columns)
             raise SpecError(f"`rank_candidates` must name raw columns of the model. Received: `{name}`.{near}")
+    for feature, coding in encoding.features.items():
+        pair = [coding.source, coding.weights]
+        named = [name for name in pair if name in candidates]
+        if coding.weights is not None and len(named) == 1:
+            raise SpecError(
+                f"`rank_candidates` must name `{coding.source}` and its weights `{coding.weights}`, which feature "
+                f"`{feature}` reads together, both or neither: there is a weight for each value. "
+                f"Received: `{named[0]}`."
+            )
     if candidates and MASK in columns:
         raise SpecError(f"raw columns must not be called `{MASK}`, an input of `{RANK}`, where there are candidates.")
 
@@ -58,8 +69,7 @@ def ranking_signature(
     places from the best to the worst, equal ones as they came, and then the places without a candidate. What a column
     holds at such a place is never read.
 
-    A feature that reads a column of candidates is encoded for each candidate, with any shared column that it reads
-    too (the weights of its bag, say); all others once for each question.
+    A feature that reads columns of candidates is encoded for each candidate, all others once for each question.
 
     Args:
         encoder: Maps raw columns to a batch.
@@ -67,10 +77,10 @@ def ranking_signature(
         score: Maps a batch to probabilities `[B, 1]`.
 
     Raises:
-        SpecError: there is no such raw column, or it can be no input.
+        SpecError: there is no such raw column, it can be no input, or a bag is named without its weights.
     """
     columns = encoder.raw_signature()
-    refuse_no_columns(candidates, columns)
+    refuse_no_columns(candidates, columns, encoder.encoding)
     names = ranking_names(columns)
     shared, own = _parts(encoder.spec, encoder.encoding, candidates)
     shared_columns = {} if shared is None else encoder.raw_signature(shared)

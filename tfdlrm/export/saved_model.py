@@ -15,6 +15,7 @@ import tf_keras as keras
 
 from tfdlrm import __version__
 from tfdlrm.data.encoder import FeatureEncoder
+from tfdlrm.data.partial import is_disk_full
 from tfdlrm.data.transforms import DenseStats
 from tfdlrm.export.examples_signatures import METHODS
 from tfdlrm.export.input_names import input_names
@@ -28,7 +29,7 @@ from tfdlrm.export.versions import publish_version
 from tfdlrm.export.warmup import WARMUP_FILE, warmup_requests, write_warmup
 from tfdlrm.spec.coding import Encoding, TableCoding
 from tfdlrm.spec.config import RunConfig, TableForm
-from tfdlrm.spec.errors import ConfigError, DataError
+from tfdlrm.spec.errors import ConfigError, DataError, DiskFullError
 from tfdlrm.spec.features import FeatureSpec
 from tfdlrm.spec.frozen import Frozen
 
@@ -128,11 +129,12 @@ def export_model(
     Raises:
         SpecError: model and encoder disagree, a row is outside its table, a raw column can be no input, or the shift is
             not finite.
-        ConfigError: the version is taken, the name of an asset is no relative path of its own, or a table's coding has
-            no row for values it has not seen.
+        ConfigError: the version is taken, warm-up requests cannot be made, the name of an asset is no relative path of
+            its own, or a table's coding has no row for values it has not seen.
         VerifyError: an operation is not in stock TensorFlow Serving.
         DataError: an asset is no file, a column of the warm-up rows is absent, or a table that is to be stored in fewer
             bytes holds a value that is not finite.
+        DiskFullError: there is no room to write; nothing stays behind.
     """
     assets = _checked_assets(extra_assets or {})
     record = _record(model, encoder, untouched_rows or {}, oov_rows, logit_shift, vocabulary, tables, config)
@@ -158,7 +160,15 @@ def export_model(
             shutil.copyfile(source, directory / ASSETS / name)
         refuse_foreign_ops(directory)
 
-    return publish_version(Path(base), write, version, bless)
+    try:
+        return publish_version(Path(base), write, version, bless)
+    except (OSError, tf.errors.OpError) as error:
+        if not is_disk_full(error):
+            raise
+        raise DiskFullError(
+            f"{base}: not published: the disk is full. Nothing of the export stays there: "
+            "free some space and export again."
+        ) from error
 
 
 def _record(
@@ -215,7 +225,7 @@ def _checked_candidates(encoder: FeatureEncoder | None, candidates: Sequence[str
             f"Received: {list(candidates)}."
         )
     if encoder is not None:
-        refuse_no_columns(candidates, encoder.raw_signature())
+        refuse_no_columns(candidates, encoder.raw_signature(), encoder.encoding)
     return tuple(candidates)
 
 

@@ -24,6 +24,7 @@ import tensorflow as tf
 from tfdlrm.export.asking import EXPECTED, IDS, load_and_answer
 from tfdlrm.export.asking import RAW as RAW
 from tfdlrm.export.errors import VerifyError as VerifyError
+from tfdlrm.export.errors import first_reason
 from tfdlrm.export.ops import refuse_foreign_ops
 
 Array = npt.NDArray[Any]
@@ -260,8 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     except (tf.errors.OpError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        print(f"{given.version_dir}: cannot be loaded and answered: {reason}", file=sys.stderr)
+        print(f"{given.version_dir}: cannot be loaded and answered: {first_reason(error)}", file=sys.stderr)
         return 2
     return 0
 

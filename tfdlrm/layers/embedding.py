@@ -118,6 +118,11 @@ class EmbeddingCollection(keras.layers.Layer):
         read_order = [index for stack in self.plan for index in stack.features]
         self._feature_order = None if read_order == sorted(read_order) else np.argsort(read_order)
 
+    @property
+    def reads_stand_in(self) -> bool:
+        """Whether batches are read from `stand_in` where there is one."""
+        return True
+
     def build(self, input_shape: Any) -> None:
         """Create one variable a stack and draw the initial rows."""
         if self.built:

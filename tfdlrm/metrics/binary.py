@@ -121,6 +121,17 @@ def log_loss(labels: npt.ArrayLike, probabilities: npt.ArrayLike, sample_weight:
     return _log_loss(y, p, w)
 
 
+def row_losses(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> Floats:
+    """Return the cross-entropy of each row in nats, float64 `[n]`: `log_loss` is their weighted mean.
+
+    Example:
+        >>> row_losses([1, 0], [0.8, 0.4]).round(4).tolist()
+        [0.2231, 0.5108]
+    """
+    y, p, _ = _probability_rows(labels, probabilities, None)
+    return _row_losses(y, p)
+
+
 def normalized_entropy(
     labels: npt.ArrayLike, probabilities: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None
 ) -> float:
@@ -275,9 +286,14 @@ def _entropy(rate: float) -> float:
 
 
 def _log_loss(y: npt.NDArray[np.bool_], p: npt.NDArray[Any], w: Floats | None) -> float:
+    return _mean(_row_losses(y, p), w)
+
+
+def _row_losses(y: npt.NDArray[np.bool_], p: npt.NDArray[Any]) -> Floats:
     eps = np.finfo(p.dtype).eps
     p = np.clip(p, eps, 1 - eps).astype(np.float64)
-    return _mean(-np.log(np.where(y, p, 1 - p)), w)
+    losses: Floats = -np.log(np.where(y, p, 1 - p))
+    return losses
 
 
 def _accuracy(y: npt.NDArray[np.bool_], p: npt.NDArray[Any], w: Floats | None, threshold: float) -> float:

@@ -15,11 +15,15 @@ from types import TracebackType
 from typing import IO
 
 from tfdlrm.distribute.processes import tied
-from tfdlrm.export.verify import VerifyError
 from tfdlrm.serving.client import PredictClient
+from tfdlrm.spec.errors import MachineError
 
 _ROOT = Path(__file__).resolve().parents[2]
 _STOP_SECONDS = 40
+
+
+class ServerStartError(MachineError):
+    """A server that has not come up: nothing is known of what it would have answered."""
 
 
 class LocalServer:
@@ -83,7 +87,7 @@ class LocalServer:
         """Return as soon as the model can be asked.
 
         Raises:
-            VerifyError: the server has ended, or is not ready in time.
+            ServerStartError: the server has ended, or is not ready in time.
         """
         end = time.monotonic() + timeout
         while True:
@@ -92,9 +96,11 @@ class LocalServer:
                 return
             except TimeoutError as error:
                 if self._process is None or self._process.poll() is not None:
-                    raise VerifyError(f"the server has ended; its output is in {self._log_file}.") from None
+                    raise ServerStartError(f"the server has ended; its output is in {self._log_file}.") from None
                 if time.monotonic() > end:
-                    raise VerifyError(f"the server is not ready: {error}. Its output is in {self._log_file}.") from None
+                    raise ServerStartError(
+                        f"the server is not ready: {error}. Its output is in {self._log_file}."
+                    ) from None
 
 
 def _free_ports(count: int) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import NormalDist
@@ -13,13 +14,14 @@ import numpy.typing as npt
 
 from tfdlrm.data.files import sha256_of
 from tfdlrm.data.manifest import MANIFEST
-from tfdlrm.export.model_card import CALIBRATION_PLOT, CARD_JSON, CARD_TEXT, Evaluation, ModelCard
+from tfdlrm.export.model_card import CALIBRATION_PLOT, CARD_JSON, CARD_TEXT, AsServed, Evaluation, ModelCard
 from tfdlrm.pipelines.held_out import as_rows
 from tfdlrm.pipelines.stages.context import Run
 from tfdlrm.pipelines.stages.evaluate import PREDICTIONS
 from tfdlrm.pipelines.work_dir import config_toml
 from tfdlrm.report.curves import reliability_bins
 from tfdlrm.report.plots import reliability_diagram
+from tfdlrm.spec.config import TableForm
 
 
 def evaluation(run: Run) -> dict[str, Any] | None:
@@ -35,13 +37,16 @@ def evaluation(run: Run) -> dict[str, Any] | None:
     return results if shift == run.config.logit_shift else None
 
 
-def write_card(run: Run, columns: Mapping[str, list[Any]], folder: Path) -> dict[str, Path]:
+def write_card(
+    run: Run, columns: Mapping[str, list[Any]], folder: Path, quantized: Mapping[str, Any] | None = None
+) -> dict[str, Path]:
     """Write the card as Markdown and JSON, and the calibration plot where the weights were evaluated.
 
     Args:
         run: The run, trained.
         columns: Held-out raw rows; the first is the sample request.
         folder: Where the files go.
+        quantized: What `judge_tables` said of the form in which tables are served, where it is not float32.
 
     Returns:
         The files by name.
@@ -49,12 +54,13 @@ def write_card(run: Run, columns: Mapping[str, list[Any]], folder: Path) -> dict
     results = evaluation(run)
     weights = run.chosen_weights()
     judged = None
+    in_float32 = "" if quantized is None else ", tables in float32"
     if results is not None:
         with np.load(run.work_dir.report / PREDICTIONS) as file:
             labels, scores = file["label"], file[weights]
             weight = file.get("sample_weight")
         judged = _evaluation(results, weights, labels, scores, weight)
-        plot = reliability_diagram({run.config.model.name: reliability_bins(labels, scores, weight)})
+        plot = reliability_diagram({f"{run.config.model.name}{in_float32}": reliability_bins(labels, scores, weight)})
         (folder / CALIBRATION_PLOT).write_bytes(plot)
     card = ModelCard(
         model_name=run.model_name,
@@ -64,6 +70,8 @@ def write_card(run: Run, columns: Mapping[str, list[Any]], folder: Path) -> dict
         rows={name: {"rows": s.rows, "positives": s.positives} for name, s in run.manifest.splits.items()},
         evaluation=judged,
         spec=run.spec,
+        tables=run.config.export.tables,
+        as_served=None if quantized is None else _as_served(quantized, run.config.export.tables),
         table_bytes={table.name: table.stored_bytes for table in run.spec.tables},
         rank_candidates=run.config.export.rank_candidates,
         request=json.dumps({"instances": as_rows({name: values[:1] for name, values in columns.items()})}),
@@ -93,6 +101,16 @@ def _evaluation(
     }
     rows = int(metrics.pop("rows"))
     return Evaluation(split=results["split"], rows=rows, metrics=metrics, intervals=intervals, others=others)
+
+
+def _as_served(quantized: Mapping[str, Any], tables: TableForm) -> AsServed:
+    found = quantized["forms"][tables]
+    metrics = {name: found[name] for name in ("auc", "log_loss", "normalized_entropy", "calibration", "auc_loss")}
+    # JSON has no nan.
+    known = {name: None if value is None or math.isnan(value) else value for name, value in metrics.items()}
+    return AsServed(
+        split=quantized["split"], rows=quantized["rows"], bytes=found["bytes"], ratio=found["ratio"], metrics=known
+    )
 
 
 def log_loss_interval(labels: npt.NDArray[Any], probabilities: npt.NDArray[Any]) -> tuple[float, float]:

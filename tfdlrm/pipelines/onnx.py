@@ -19,7 +19,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m tfdlrm.pipelines.onnx", description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("--work-dir", type=Path, required=True, metavar="RUN", help="work dir of a run that has been exported")
-    add("--out", type=Path, required=True, metavar="FILE", help="the ONNX file; large tables go to FILE.data")
+    add("--out", type=Path, required=True, metavar="FILE", help="the ONNX file; large tables go to FILE.<hash>.data")
     return parser
 
 

@@ -117,7 +117,7 @@ def refuse_misfit(config: RunConfig) -> None:
     refuse_unfit(spec, config.model, storage)
     refuse_hopeless_budget(spec, config.model, storage)
     columns = raw_columns(encoding, {feature.name: feature.table for feature in spec.sparse}, spec.dense_names)
-    refuse_no_columns(config.export.rank_candidates, (*columns.numbers, *columns.strings))
+    refuse_no_columns(config.export.rank_candidates, (*columns.numbers, *columns.strings), encoding)
     if config.data.growth.from_run is not None:
         refuse_ungrowable_tables(config.model, encoding)
     # One row a table is enough to see widths fit, and too little to compress.

@@ -33,6 +33,7 @@ class ServedRows:
         arrays: The same as arrays, strings as objects.
         ids: The same encoded: inputs of `serve_ids`.
         labels: 0 or 1, `[n]`.
+        weight: Sample weights, `[n]`; `None` where rows have none.
         expected: What the model says of them, float32 `[n]`.
     """
 
@@ -41,6 +42,7 @@ class ServedRows:
     arrays: dict[str, npt.NDArray[Any]]
     ids: dict[str, npt.NDArray[Any]]
     labels: npt.NDArray[np.float32]
+    weight: npt.NDArray[np.float32] | None
     expected: npt.NDArray[np.float32]
 
 
@@ -55,9 +57,9 @@ def served_rows(run: Run, model: keras.Model) -> ServedRows:
     columns = as_columns(frame, [*run.encoder.columns.numbers, *run.encoder.columns.strings])
     arrays = {n: np.array(v, object if isinstance(v[0], str) else np.float32) for n, v in columns.items()}
     encoded = {name: values.numpy() for name, values in run.encoder.encode(_tensors(arrays)).items()}
-    _refuse_skew(run, split, encoded)
+    weight = _refuse_skew(run, split, encoded)
     labels = frame["label"].to_numpy().astype(np.float32)
-    return ServedRows(split, columns, arrays, _used(run, encoded), labels, _predicted(run, model, encoded))
+    return ServedRows(split, columns, arrays, _used(run, encoded), labels, weight, _predicted(run, model, encoded))
 
 
 def _tensors(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, tf.Tensor]:
@@ -67,13 +69,13 @@ def _tensors(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, tf.Tensor]:
     }
 
 
-def _refuse_skew(run: Run, split: str, encoded: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Raise unless raw rows, encoded as a server will encode them, are the packed rows, bit for bit.
+def _refuse_skew(run: Run, split: str, encoded: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any] | None:
+    """Return the rows' weights; raise unless raw rows, encoded as a server will, are the packed rows, bit for bit.
 
     Numbers shifted by the minimum of their file are left out: a server knows no file.
     """
     rows = len(encoded["sparse"])
-    packed, *_ = next(packed_dataset(run.work_dir.data, split, rows, manifest=run.manifest).as_numpy_iterator())
+    packed, _, *weight = next(packed_dataset(run.work_dir.data, split, rows, manifest=run.manifest).as_numpy_iterator())
     same = [feature.transform != "log_file_minimum" for feature in run.spec.dense]
     for name, values in encoded.items():
         compared = same if name == "dense" else slice(None)
@@ -82,6 +84,7 @@ def _refuse_skew(run: Run, split: str, encoded: Mapping[str, npt.NDArray[Any]]) 
                 f"{run.work_dir.data}: `{name}` of the first {rows} {split} rows must be what the raw rows encode to. "
                 "Received: other values; the raw files have changed, so run the stage `prepare` again."
             )
+    return weight[0][:, 0] if weight else None
 
 
 def _predicted(run: Run, model: keras.Model, encoded: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:

@@ -140,12 +140,14 @@ class ExportConfig(Frozen):
             from what the trained model answers when it reads such tables.
         tables: How embedding tables are stored; see `tfdlrm.export.quantized`.
         max_auc_loss: Most AUC on held-out rows that such tables may cost; beyond, nothing is exported. 1 never refuses.
-        rank_candidates: Raw columns that differ by candidate in the signature `rank`; the others are the question's.
-            Without any there is no `rank`.
-        warmup_batch_sizes: Rows of the requests that a server replays before it answers. Empty: it replays none.
-        min_auc: Least AUC of the rows that were evaluated. `None` asks for none.
-        no_regression: Whether the version in place must not be better in log loss, on the rows that are verified.
-        max_regression: By how much it may be better all the same.
+        rank_candidates: Raw columns that differ by candidate in the signature `rank`; the others are the question's. A
+            bag and its weights go together. Without any there is no `rank`.
+        warmup_batch_sizes: Rows of the requests that a server replays before it answers. Empty: it replays none; nor
+            does it where tensorflow-serving-api, of the extra `serving`, was not installed for the export.
+        min_auc: Least AUC on held-out rows, of the model with its tables as they are served. `None` asks for none.
+        no_regression: Whether the version in place must not be better in log loss, on the rows that are verified, by
+            more than chance explains.
+        max_regression: By how much it may be better all the same, beyond that.
     """
 
     directory: str = "saved_models"

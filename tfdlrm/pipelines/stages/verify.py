@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import ExitStack
+from itertools import chain, count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,14 +20,20 @@ from tfdlrm.pipelines.held_out import as_rows
 from tfdlrm.pipelines.local_server import LocalServer
 from tfdlrm.pipelines.served_rows import BATCH, served_rows
 from tfdlrm.pipelines.stages.context import Run
+from tfdlrm.pipelines.stages.export import export_settings
 from tfdlrm.serving.client import PredictClient
 from tfdlrm.spec.errors import DataError
 
 REQUEST = "request.json"
+_BEFORE_NOTED = {"logit_shift": 0.0, "tables": "float32"}
 
 
 def work(run: Run) -> dict[str, Any]:
-    """Ask a server; raise unless every answer is within the tolerance, as those of a fresh process were."""
+    """Ask a server; raise unless every answer is within the tolerance, as those of a fresh process were.
+
+    A version that answers wrongly is withdrawn: it gets another name, which servers overlook. A server that does not
+    start says nothing about the version, which stays.
+    """
     exported = run.work_dir.stage("export")
     if exported is None:
         raise DataError(f"{run.work_dir.path}: nothing to verify. Run the stage `export` first.")
@@ -37,8 +44,14 @@ def work(run: Run) -> dict[str, Any]:
         return _verify(run, exported, path, tolerance)
     except VerifyError:
         # A server that watches the folder must not go on serving what answers wrongly.
-        path.rename(path.with_name(f"rejected-{path.name}"))
+        path.rename(_free_name(path))
         raise
+
+
+def _free_name(path: Path) -> Path:
+    """Return a name for a rejected version: the same number may have been rejected before."""
+    names = (f"rejected-{path.name}{again}" for again in chain([""], (f"-{number}" for number in count(2))))
+    return next(free for name in names if not (free := path.with_name(name)).exists())
 
 
 def _verify(run: Run, exported: Mapping[str, Any], path: Path, tolerance: float) -> dict[str, Any]:
@@ -52,20 +65,24 @@ def _verify(run: Run, exported: Mapping[str, Any], path: Path, tolerance: float)
         served = served_rows(run, run.trained_model())
         columns, expected = served.columns, served.expected
         # The stage `export` has asked a fresh process already; older ones have not.
-        if "differences" not in exported:
+        if "differences" in exported:
+            by_export, seconds_load = exported["differences"], exported["seconds_load"]
+            differences: dict[str, float] = {}
+        else:
             reloaded = verify(path, served.arrays, expected, tolerance, ids=served.ids, batch_size=BATCH)
-            exported = {**exported, "differences": reloaded.differences, "seconds_load": reloaded.seconds_load}
+            by_export, seconds_load = {}, reloaded.seconds_load
+            differences = dict(reloaded.differences)
         with PredictClient(server.url, exported["model_name"], version=exported["version"], timeout=300) as client:
             server.wait_until_ready(client)
             watch = Stopwatch()
             by_columns = _ask(client, columns, by_row=False)
             seconds = watch.seconds
             by_rows = _ask(client, columns, by_row=True)
-    differences = dict(exported["differences"])
     for name, answers in (("HTTP by columns", by_columns), ("HTTP by rows", by_rows)):
         differences[name] = float(np.max(np.abs(answers.astype(np.float64) - expected)))
-        if not differences[name] <= tolerance:
-            raise VerifyError(f"{path}: {name} differs from the model by {differences[name]:g}, above {tolerance:g}.")
+    for name, difference in {**by_export, **differences}.items():
+        if not difference <= tolerance:
+            raise VerifyError(f"{path}: {name} differs from the model by {difference:g}, above {tolerance:g}.")
     write_atomic(run.work_dir.report / REQUEST, json.dumps({"instances": as_rows(columns)[:1]}) + "\n")
     return {
         "rows": len(expected),
@@ -73,14 +90,16 @@ def _verify(run: Run, exported: Mapping[str, Any], path: Path, tolerance: float)
         "split": served.split,
         "tolerance": tolerance,
         "differences": differences,
-        "seconds_load": exported["seconds_load"],
+        "differences_of_export": by_export,
+        "seconds_load": seconds_load,
     }
 
 
 def summary(results: Mapping[str, Any]) -> str:
     """Say how close the answers are."""
     worst = max(results["differences"].values())
-    return f"{results['rows']:,} {results['split']} rows, reloaded and over HTTP, at most {worst:.1e} from the model"
+    how = "over HTTP" if results["differences_of_export"] else "reloaded and over HTTP"
+    return f"{results['rows']:,} {results['split']} rows, {how}, at most {worst:.1e} from the model"
 
 
 def _refuse_other_model(run: Run, exported: Mapping[str, Any]) -> None:
@@ -88,12 +107,11 @@ def _refuse_other_model(run: Run, exported: Mapping[str, Any]) -> None:
     weights = run.weights()[run.chosen_weights()]
     if weights.name != f"step-{exported['step']:010d}":
         raise DataError(f"{run.work_dir.path}: other weights were exported. Run the stage `export` again.")
-    if run.config.logit_shift != exported.get("logit_shift", 0.0):
-        raise DataError(
-            f"{run.work_dir.path}: exported with another `export.correct_sampling`. Run the stage `export` again."
-        )
-    if run.config.export.tables != exported.get("tables", "float32"):
-        raise DataError(f"{run.work_dir.path}: exported with other `export.tables`. Run the stage `export` again.")
+    for name, setting in export_settings(run).items():
+        # Older exports have not noted all of them.
+        if exported.get(name, _BEFORE_NOTED.get(name, setting)) != setting:
+            other = "another `export.correct_sampling`" if name == "logit_shift" else f"other `export.{name}`"
+            raise DataError(f"{run.work_dir.path}: exported with {other}. Run the stage `export` again.")
 
 
 def _ask(client: PredictClient, columns: Mapping[str, list[Any]], by_row: bool) -> npt.NDArray[Any]:
