@@ -47,9 +47,9 @@ LONGEST = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let commands of the package be forks, in every process that tests; TFDLRM_FORKS=0 starts them as users do."""
+    """Where TFDLRM_FORKS=1 says so, let commands of the package be forks, in every process that tests: half the CPU."""
     hands_out = config.getoption("numprocesses", None) and not hasattr(config, "workerinput")
-    if hands_out or os.environ.get("TFDLRM_FORKS") == "0":
+    if hands_out or os.environ.get("TFDLRM_FORKS") != "1":
         return
     folder = Path(tempfile.mkdtemp(prefix="tfdlrm-"))
     plain = sys.executable

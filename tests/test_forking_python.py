@@ -15,7 +15,7 @@ from tests import forking_python
 from tfdlrm.export import verify
 
 pytestmark = pytest.mark.skipif(
-    os.environ.get("TFDLRM_FORKS") == "0", reason="processes are started as users start them (TFDLRM_FORKS=0)"
+    os.environ.get("TFDLRM_FORKS") != "1", reason="processes are started as users start them (TFDLRM_FORKS=1 forks)"
 )
 PRINT = [sys.executable, "-m", "tfdlrm.pipelines.prepare"]
 
