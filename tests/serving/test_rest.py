@@ -374,7 +374,7 @@ def test_a_long_prediction_does_not_hold_up_others(server):
     done = threading.Event()
 
     def ask_slow() -> int:
-        status = predict(server, "slow", instances=[60_000]).status_code
+        status = predict(server, "slow", instances=[300_000]).status_code
         done.set()
         return status
 
