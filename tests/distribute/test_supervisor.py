@@ -81,9 +81,10 @@ def once(what: str, then: str = WAIT) -> str:
     return f"if [ $n = 1 ]; then sleep 0.3; {what}; fi; {then}"
 
 
-def when(name: str, starts: int, then: str = "exit 0") -> str:
-    """Return a script that waits until another task has been started so often."""
-    return f"until [ $(cat {name}.starts | wc -l) -ge {starts} ]; do sleep 0.05; done; sleep 0.3; {then}"
+def when(names: str, starts: int, then: str = "exit 0") -> str:
+    """Return a script that waits until all of the named tasks have been started so often."""
+    waits = [f"until [ $(cat {name}.starts | wc -l) -ge {starts} ]; do sleep 0.05; done" for name in names.split()]
+    return "; ".join([*waits, "sleep 0.3", then])
 
 
 def test_chief_that_ends_ends_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,9 +113,10 @@ def test_killed_worker_is_started_again_alone(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("role", ["ps", "chief"])
 def test_lost_server_or_chief_restarts_all(role: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scripts = {"ps": once("kill -9 $$"), "chief": when("ps0", 2)}
+    others = when("ps0 worker0 worker1", 2)
+    scripts = {"ps": once("kill -9 $$"), "chief": others}
     if role == "chief":
-        scripts = {"chief": once("exit 138", "exit 0")}
+        scripts = {"chief": once("exit 138", others)}
     cluster = Cluster(tmp_path, **scripts)
     assert cluster.run(monkeypatch) == 0
     assert [cluster.starts(name) for name in ("chief0", "worker0", "worker1", "ps0")] == [2, 2, 2, 2]
@@ -288,8 +290,12 @@ def test_a_killed_runner_leaves_no_orphans(tmp_path: Path) -> None:
     runner = Runner(tmp_path, "trap '' TERM; while true; do sleep 0.05; done")
     runner.process.kill()
     runner.process.wait()
-    wait_for(lambda: not any(alive(pid) for pid in runner.pids), 5)
+    until = time.monotonic() + 5
+    while [pid for pid in runner.pids if alive(pid)] and time.monotonic() < until:
+        time.sleep(0.01)
     runner.process.stdout.close()
+    assert runner.pids
+    assert [pid for pid in runner.pids if alive(pid)] == []
 
 
 def test_a_program_does_not_start_once_its_starter_is_gone(tmp_path: Path) -> None:
