@@ -19,9 +19,13 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
+# What most of the programs of the tests import. Nothing may begin a thread here: it would be missing in the forks.
 PRELOADED = ("tfdlrm.pipelines.run", "tfdlrm.distribute.strategies")
 # The whole of what `tfdlrm.export.verify` starts; the tests compare the two.
 FRESH_CHECK = """
@@ -110,8 +114,6 @@ def _receive(connection: socket.socket) -> tuple[dict, list[int]]:
 
 def _become(wanted: dict, streams: list[int], connection: socket.socket) -> None:
     """Be the process that `python <arguments>` would be, as long as the one that stands for it lives."""
-    import runpy
-
     os.setsid()
     fcntl.fcntl(connection, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(connection, fcntl.F_SETSIG, signal.SIGKILL)
@@ -137,32 +139,49 @@ def _become(wanted: dict, streams: list[int], connection: socket.socket) -> None
         os.fdopen(stream, "w", buffering=1 if stream == 2 or live else -1, closefd=False)
         for stream, live in zip((1, 2), watched, strict=True)
     )
-    kind, program, *others = wanted["arguments"]
+    sys.path[0] = wanted["cwd"] if wanted["arguments"][0] == "-m" else ""
+    run_program(wanted["arguments"])
+
+
+def run_program(arguments: list[str]) -> None:
+    """Do what `python <arguments>` does: `-m <module> ...` or `-c <code> ...`."""
+    import runpy
+
+    kind, program, *others = arguments
     sys.argv = [kind, *others]
-    sys.orig_argv = [sys.executable, *wanted["arguments"]]
-    sys.path[0] = wanted["cwd"] if kind == "-m" else ""
+    sys.orig_argv = [sys.executable, *arguments]
     if kind == "-m":
         runpy.run_module(program, run_name="__main__", alter_sys=True)
     else:
         exec(compile(program, "<string>", "exec"), {"__name__": "__main__"})
 
 
-def _exit_code(wanted: dict, streams: list[int], connection: socket.socket) -> int:
+def end_as(program: Callable[[], None]) -> NoReturn:
+    """Run a program and end this process as Python ends after it."""
     import traceback
 
+    code = 0
     try:
-        _become(wanted, streams, connection)
+        program()
     except SystemExit as end:
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:
         traceback.print_exc()
-        return -signal.SIGINT
+        code = -signal.SIGINT
     except BaseException:
         traceback.print_exc()
-        return 1
-    return 0
+        code = 1
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            code = code or 120  # as Python ends where its output cannot be written
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code)
 
 
 def main(address: str) -> None:
@@ -195,16 +214,7 @@ def main(address: str) -> None:
             pid = os.fork()
             if pid == 0:
                 listener.close()
-                code = _exit_code(wanted, streams, connection)
-                for stream in (sys.stdout, sys.stderr):
-                    try:
-                        stream.flush()
-                    except OSError:
-                        code = code or 120  # as Python ends where its output cannot be written
-                if code < 0:
-                    signal.signal(-code, signal.SIG_DFL)
-                    os.kill(os.getpid(), -code)
-                os._exit(code)
+                end_as(partial(_become, wanted, streams, connection))
             for file in streams:
                 os.close(file)
             connection.sendall(f"{pid}\n".encode())

@@ -13,11 +13,10 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-# What most of the programs of the tests import. Nothing may begin a thread here: it would be missing in the forks.
-PRELOADED = ("tfdlrm.pipelines.run", "tfdlrm.distribute.strategies")
+from tests.forking_python import PRELOADED, ROOT, end_as, run_program
 
 
 class Fork:
@@ -107,8 +106,6 @@ class Forks:
 
 def _run(arguments: list[str], env: dict[str, str], streams: list[str]) -> None:
     """Be the process that `python <arguments>` would be."""
-    import runpy
-
     for stream, path in enumerate(streams, 1):
         # Appended to, so that two streams of one file do not write over each other.
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), stream)
@@ -117,28 +114,7 @@ def _run(arguments: list[str], env: dict[str, str], streams: list[str]) -> None:
     sys.stdin = os.fdopen(0, closefd=False)
     os.environ.update(env)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    kind, program, *others = arguments
-    sys.argv = [kind, *others]
-    sys.orig_argv = [sys.executable, *arguments]
-    if kind == "-m":
-        runpy.run_module(program, run_name="__main__", alter_sys=True)
-    else:
-        exec(compile(program, "<string>", "exec"), {"__name__": "__main__"})
-
-
-def _exit_code(arguments: list[str], env: dict[str, str], streams: list[str]) -> int:
-    import traceback
-
-    try:
-        _run(arguments, env, streams)
-    except SystemExit as end:
-        if isinstance(end.code, str):
-            print(end.code, file=sys.stderr)
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
-        traceback.print_exc()
-        return 1
-    return 0
+    run_program(arguments)
 
 
 def main(preloaded: list[str]) -> None:
@@ -159,10 +135,7 @@ def main(preloaded: list[str]) -> None:
             continue
         pid = os.fork()
         if pid == 0:
-            code = _exit_code(question["start"], question["env"], question["streams"])
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+            end_as(partial(_run, question["start"], question["env"], question["streams"]))
         children.add(pid)
         print(pid, file=answers)
     for pid in children:

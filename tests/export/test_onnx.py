@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 import tensorflow as tf
 
+from tests.export import specs
 from tfdlrm.export import onnx as module
 from tfdlrm.export.onnx import export_onnx
 from tfdlrm.export.quantized import bits_to_half
@@ -27,10 +28,7 @@ PLAIN = [{"vocabulary_size": 60, "embedding_dim": 8}, {"vocabulary_size": 45, "e
 
 
 def spec_of(tables, features=None) -> FeatureSpec:
-    tables = [{"name": f"t{i}", **table} for i, table in enumerate(tables)]
-    features = features or [{"hotness": 1 + i % 2} for i in range(len(tables))]
-    sparse = [{"name": f"f{i}", "table": f"t{i}", **feature} for i, feature in enumerate(features)]
-    return FeatureSpec(dense=[{"name": "x"}, {"name": "y"}], sparse=sparse, tables=tables)
+    return specs.spec_of(tables, features or [{"hotness": 1 + i % 2} for i in range(len(tables))], ("x", "y"))
 
 
 def model_of(spec, name="dlrm", precision="float32"):
@@ -100,16 +98,7 @@ def every_kind() -> FeatureSpec:
         }
         for number, (hash_, operation) in enumerate(kinds)
     ]
-    features = [
-        {
-            "hotness": 1 + i % 3,
-            "learned_weights": i % 2 == 0,
-            "weighted": i % 3 == 0,
-            "combiner": ("sum", "mean")[i % 2],
-        }
-        for i in range(len(tables))
-    ]
-    return spec_of(tables, features)
+    return spec_of(tables, specs.mixed_features(len(tables), weighted_every=3))
 
 
 CASES = [("float32", every_kind()), ("int4", every_kind()), ("int8", spec_of(PLAIN)), ("float16", spec_of(PLAIN))]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.export.specs import mixed_features, spec_of
 from tests.layers.compressed import oracle, parts_of
 from tfdlrm.distribute.tpu_embedding import TPUEmbeddingCollection
 from tfdlrm.export import quantized
@@ -88,13 +89,6 @@ def test_rows_of_one_value_keep_it_and_zeros_stay_zeros(form):
     np.testing.assert_allclose(found[~exact], rows[~exact], rtol=2**-11, atol=2**-25)
 
 
-def spec_of(tables, features=None) -> FeatureSpec:
-    tables = [{"name": f"t{i}", **table} for i, table in enumerate(tables)]
-    features = features or [{} for _ in tables]
-    sparse = [{"name": f"f{i}", "table": f"t{i}", **feature} for i, feature in enumerate(features)]
-    return FeatureSpec(dense=[{"name": "x"}], sparse=sparse, tables=tables)
-
-
 def fill(collection, seed: int = 3, scale: float = 1.0) -> None:
     rng = np.random.default_rng(seed)
     for table in collection.spec.tables:
@@ -167,16 +161,7 @@ def every_kind() -> FeatureSpec:
         }
         for number, (hash_, operation, (dim, dtype)) in enumerate(kinds)
     ]
-    features = [
-        {
-            "hotness": 1 + i % 3,
-            "learned_weights": i % 2 == 0,
-            "weighted": i % 5 == 0,
-            "combiner": ("sum", "mean")[i % 2],
-        }
-        for i in range(len(tables))
-    ]
-    return spec_of(tables, features)
+    return spec_of(tables, mixed_features(len(tables), weighted_every=5))
 
 
 def parts_inside(collection) -> dict:

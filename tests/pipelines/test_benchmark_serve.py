@@ -44,7 +44,7 @@ def test_tables_are_full_of_distinct_keys() -> None:
 
 def test_every_load_is_measured(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
-    sizes = ["--table-rows", 2000, "--seconds", 0.2, "--clients", 3, "--candidates", 5]
+    sizes = ["--table-rows", 2000, "--seconds", 0.2, "--clients", 3, "--candidates", 5, "--rounds", 2]
     done = call(main, "serve", *SMALL, *sizes, "--json", file, "--folder", tmp_path)
     assert done.code == 0, done
     figures = json.loads(file.read_text())
@@ -56,7 +56,8 @@ def test_every_load_is_measured(tmp_path: Path) -> None:
         assert 0 < figure["p50"] <= figure["p99"] and figure["per_second"] > 0 and figure["first"] > 0
     assert figures["bare"]["predict"] > 0 and figures["bare"]["rank"] > 0
     assert (tmp_path / "kaggle" / "1" / "saved_model.pb").is_file()
-    assert "rest predict" in done.out and "empty" in done.out
+    assert figures["rounds"] == 2
+    assert "rest predict" in done.out and "over" in done.out and "empty" in done.out
     refused = refusal("serve", *SMALL, *sizes, "--seed", 1, "--folder", tmp_path, main=main)
     assert "`--folder` must hold no model, or one of these settings" in refused
 

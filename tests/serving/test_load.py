@@ -10,13 +10,13 @@ import os
 import resource
 import shutil
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
+
+from tests.serving.published import publish, wait_for
 
 SOAK = bool(os.environ.get("TFDLRM_SOAK"))
 CLIENTS = int(os.environ.get("TFDLRM_CLIENTS", 1000 if SOAK else 50))
@@ -117,18 +117,3 @@ def test_versions_change_under_load(model_path, make_model, start_server, tmp_pa
         assert set(history) <= set(order)
         assert len(history) <= len(order)  # a version that has been replaced does not come back
         assert history[-1] == order[-1]
-
-
-def publish(base: Path, source: Path, version: int) -> None:
-    shutil.copytree(source, base / f".{version}.tmp")
-    (base / f".{version}.tmp").rename(base / str(version))
-
-
-def wait_for(server, version: int, state: str) -> dict:
-    end = time.monotonic() + 120
-    while time.monotonic() < end:
-        for status in server.client.get("/v1/models/m").json()["model_version_status"]:
-            if (status["version"], status["state"]) == (str(version), state):
-                return status
-        time.sleep(0.05)
-    pytest.fail(f"version {version} did not become {state}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.serving.published import ask_slow, publish, taken_port, wait_for
 from tfdlrm.serving.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,21 +20,6 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_ready_line(server):
     assert server.ready_line == f"tfdlrm.serving: REST on {server.url}/v1/models/m\n"
-
-
-def publish(base: Path, source: Path, version: int) -> None:
-    shutil.copytree(source, base / f".{version}.tmp")
-    (base / f".{version}.tmp").rename(base / str(version))
-
-
-def wait_for(server, version: int, state: str) -> dict:
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        for status in server.client.get("/v1/models/m").json()["model_version_status"]:
-            if (status["version"], status["state"]) == (str(version), state):
-                return status
-        time.sleep(0.05)
-    pytest.fail(f"version {version} did not become {state}")
 
 
 def test_new_versions_under_load_and_an_orderly_end(model_path, make_model, start_server, tmp_path):
@@ -74,15 +58,7 @@ def test_new_versions_under_load_and_an_orderly_end(model_path, make_model, star
     with ThreadPoolExecutor(1) as pool:
         sent = threading.Event()
 
-        def ask_slow() -> httpx.Response:
-            def body():
-                yield b'{"signature_name": "slow", '
-                yield b'"instances": [100000]}'
-                sent.set()
-
-            return httpx.post(f"{server.url}/v1/models/m:predict", content=body(), timeout=60)
-
-        slow = pool.submit(ask_slow)
+        slow = pool.submit(ask_slow, server, sent)
         assert sent.wait(30)
         time.sleep(0.3)
         assert not slow.done()
@@ -110,19 +86,13 @@ def test_a_missing_path_is_one_line(tmp_path):
 
 
 def test_a_taken_port_is_one_line(model_path):
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        port = other.getsockname()[1]
+    with taken_port() as port:
         line = one_line(run("--model_base_path", str(model_path.parent), "--rest_api_port", str(port)))
     assert f"Address already in use. Received: 127.0.0.1:{port}" in line
 
 
 def test_a_taken_grpc_port_is_one_line(model_path):
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        port = other.getsockname()[1]
+    with taken_port() as port:
         line = one_line(run("--model_base_path", str(model_path.parent), "--port", str(port)))
     assert f"`host` and `port` must be free to listen on: Address already in use. Received: 127.0.0.1:{port}" in line
 

@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 
+from tests.serving.published import ask_slow
+
 PREDICT = "/v1/models/m:predict"
 
 
@@ -60,17 +62,9 @@ def test_sigterm_under_load(model_path, start_server):
 
     terminated, sent = threading.Event(), threading.Event()
 
-    def ask_slow() -> httpx.Response:
-        def body():
-            yield b'{"signature_name": "slow", '
-            yield b'"instances": [100000]}'
-            sent.set()
-
-        return httpx.post(f"{server.url}{PREDICT}", content=body(), timeout=60)
-
     with ThreadPoolExecutor(17) as pool:
         clients = [pool.submit(ask, number) for number in range(16)]
-        late = pool.submit(ask_slow)
+        late = pool.submit(ask_slow, server, sent)
         assert sent.wait(30)
         time.sleep(0.5)
         assert not late.done()

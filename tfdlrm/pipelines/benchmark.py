@@ -101,6 +101,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     add("--clients", type=positive, default=64, help="clients at a time, beside a single one (default: %(default)s)")
     add("--candidates", type=positive, default=512, help="of a ranking question (default: %(default)s)")
     add("--seconds", type=positive_number, default=5.0, help="of each load (default: %(default)s)")
+    add("--rounds", type=positive, default=3, help="of single clients and bare calls in turn (default: %(default)s)")
     add("--batching", type=Path, metavar="FILE", help="batching parameters, to measure with dynamic batching, too")
     add("--folder", type=Path, metavar="DIR", help="keep the model here; one that lies there is taken")
     add("--seed", type=natural, default=0, help="seed of weights, keys and questions (default: %(default)s)")
@@ -258,7 +259,7 @@ def _serve(args: argparse.Namespace) -> int:
     spec = criteo_spec(CARDINALITIES[args.tables or "kaggle"], config.model.embedding_dim)
     if args.table_rows:
         spec = with_reserved_rows(scaled(spec, args.table_rows), config)
-    plan = Plan(args.clients, args.candidates, args.seconds, args.seed, args.stored, args.batching)
+    plan = Plan(args.clients, args.candidates, args.seconds, args.seed, args.stored, args.rounds, args.batching)
     console = Console()
     figures = measure_serving(spec, config, plan, args.folder, lambda line: console.print(f"serve: {line}"))
     console.print(serving_table(figures))

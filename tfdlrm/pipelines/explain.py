@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING, Any
 from tfdlrm.data.files import write_atomic
 from tfdlrm.pipelines.arguments import natural, positive
 from tfdlrm.pipelines.cli import load_tensorflow, refuse_directories, run_command
-from tfdlrm.pipelines.console import Console
 from tfdlrm.pipelines.table import print_tables
-from tfdlrm.pipelines.work_dir import WorkDir, json_text
-from tfdlrm.spec.config import load_config
+from tfdlrm.pipelines.work_dir import existing_run, json_text
 from tfdlrm.spec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -46,15 +44,11 @@ def _run(args: argparse.Namespace) -> int:
     refuse_directories(args.json)
     if args.seed >= _SEEDS:
         raise ConfigError(f"`--seed` must be below 2^32. Received: {args.seed}.")
-    work_dir = WorkDir(args.work_dir)
-    if not work_dir.config_file.is_file():
-        raise ConfigError(f"`--work-dir` must be that of a run. Received: {args.work_dir}, without a config.toml.")
-    config = load_config(work_dir.config_file)
+    work_dir, config = existing_run(args.work_dir)
     load_tensorflow()
-    from tfdlrm.pipelines.stages.context import Run, damage_told
+    from tfdlrm.pipelines.stages.context import opened
 
-    with work_dir.open(config), damage_told():
-        run = Run(config, work_dir, Console(work_dir.logs / "pipeline.log"))
+    with opened(work_dir, config) as run:
         figures = json.loads(json_text(explain(run, args.rows, args.repeats, args.seed)))
         _write(run, figures, args.json)
     return 0

@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tfdlrm.pipelines.cli import load_tensorflow, refuse_directories, run_command
-from tfdlrm.pipelines.console import Console
-from tfdlrm.pipelines.work_dir import WorkDir
-from tfdlrm.spec.config import load_config
-from tfdlrm.spec.errors import ConfigError, DataError
+from tfdlrm.pipelines.work_dir import existing_run
+from tfdlrm.spec.errors import DataError
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -31,17 +29,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     refuse_directories(args.out)
-    work_dir = WorkDir(args.work_dir)
-    if not work_dir.config_file.is_file():
-        raise ConfigError(f"`--work-dir` must be that of a run. Received: {args.work_dir}, without a config.toml.")
-    config = load_config(work_dir.config_file)
+    work_dir, config = existing_run(args.work_dir)
     load_tensorflow()
     from tfdlrm.export.onnx import export_onnx
     from tfdlrm.export.saved_model import ASSETS, RECORD_FILE, ExportRecord
-    from tfdlrm.pipelines.stages.context import Run
+    from tfdlrm.pipelines.stages.context import opened
 
-    with work_dir.open(config):
-        run = Run(config, work_dir, Console(work_dir.logs / "pipeline.log"))
+    with opened(work_dir, config) as run:
         exported = work_dir.stage("export")
         if exported is None or not Path(exported["path"]).is_dir():
             raise DataError(f"{work_dir.path}: nothing exported. Run the stage `export` first.")

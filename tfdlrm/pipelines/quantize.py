@@ -10,12 +10,9 @@ from pathlib import Path
 
 from tfdlrm.data.files import write_atomic
 from tfdlrm.pipelines.cli import load_tensorflow, refuse_directories, run_command
-from tfdlrm.pipelines.console import Console
 from tfdlrm.pipelines.table import print_tables
-from tfdlrm.pipelines.work_dir import WorkDir, json_text
+from tfdlrm.pipelines.work_dir import existing_run, json_text
 from tfdlrm.report.quantized import quantized_plot, quantized_table
-from tfdlrm.spec.config import load_config
-from tfdlrm.spec.errors import ConfigError
 
 FIGURES, PLOT = "quantized.json", "quantized.png"
 
@@ -37,16 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     refuse_directories(args.json)
-    work_dir = WorkDir(args.work_dir)
-    if not work_dir.config_file.is_file():
-        raise ConfigError(f"`--work-dir` must be that of a run. Received: {args.work_dir}, without a config.toml.")
-    config = load_config(work_dir.config_file)
+    work_dir, config = existing_run(args.work_dir)
     load_tensorflow()
     from tfdlrm.pipelines.quantized_loss import judge_tables
-    from tfdlrm.pipelines.stages.context import Run, damage_told
+    from tfdlrm.pipelines.stages.context import opened
 
-    with work_dir.open(config), damage_told():
-        run = Run(config, work_dir, Console(work_dir.logs / "pipeline.log"))
+    with opened(work_dir, config) as run:
         text = json_text(judge_tables(run, run.trained_model(), ("float16", "int8", "int4")))
         figures = json.loads(text)
         for file in (work_dir.report / FIGURES, args.json):

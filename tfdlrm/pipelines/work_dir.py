@@ -141,6 +141,18 @@ class WorkDir:
         self.metrics_file.unlink(missing_ok=True)
 
 
+def existing_run(path: Path) -> tuple[WorkDir, RunConfig]:
+    """Return a run's work dir and configuration, for a command that reads what the run has made.
+
+    Raises:
+        ConfigError: no run has made the directory, or its configuration cannot be read.
+    """
+    work_dir = WorkDir(path)
+    if not work_dir.config_file.is_file():
+        raise ConfigError(f"`--work-dir` must be that of a run. Received: {path}, without a config.toml.")
+    return work_dir, load_config(work_dir.config_file)
+
+
 def config_toml(config: RunConfig) -> str:
     """Return a configuration with every default as TOML that `load_config` reads back."""
     return tomli_w.dumps(_stated(config.model_dump(mode="json")))

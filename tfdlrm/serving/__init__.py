@@ -6,7 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tfdlrm.serving.client import PredictClient, PredictError
+    from tfdlrm.serving.any_client import PredictError
+    from tfdlrm.serving.client import PredictClient
     from tfdlrm.serving.grpc_client import GrpcPredictClient
     from tfdlrm.serving.retries import Retries
 

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from tfdlrm.serving import logs, model_flags, transport_flags
+from tfdlrm.serving import flag_types, logs, model_flags, transport_flags
 from tfdlrm.spec.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser; flags that TensorFlow Serving has too carry its names and mean the same."""
     parser = argparse.ArgumentParser("python -m tfdlrm.serving", description=__doc__, allow_abbrev=False)
     model_flags.add(parser)
-    parser.add_argument("--rest_api_port", type=_port, default=8501, help="HTTP port (default: %(default)s)")
+    parser.add_argument("--rest_api_port", type=flag_types.port, default=8501, help="HTTP port (default: %(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine)")
     transport_flags.add(parser)
     return parser
@@ -145,13 +145,6 @@ def _taken(flag: str, host: str, port: int, error: OSError) -> ConfigError:
 def _leave(number: int, frame: FrameType | None) -> None:
     """End in order: an orderly end is no failure, so the status is 0 and not that of a killed process."""
     raise SystemExit(0)
-
-
-def _port(text: str) -> int:
-    port = int(text)
-    if not 1 <= port <= 65535:
-        raise argparse.ArgumentTypeError(f"must be from 1 to 65535. Received: {text}")
-    return port
 
 
 def _run() -> int:

@@ -8,7 +8,6 @@ import json
 import ssl
 import time
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
@@ -16,32 +15,16 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
+from tfdlrm.serving.any_client import AnyClient, Array, PredictError, ranked, refuse_both
 from tfdlrm.serving.frames import frame_columns, frame_like, is_frame, rank_columns
 from tfdlrm.serving.retries import Budget, Retries
-
-Array = NDArray[Any]
 
 _BUSY = (429, 503)
 # The connection broke before an answer came; one that was kept alive may have been closed just then.
 _BROKEN = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 
 
-class PredictError(RuntimeError):
-    """An answer other than 200.
-
-    Attributes:
-        status: The HTTP status.
-        message: What the server said.
-    """
-
-    def __init__(self, status: int, message: str) -> None:
-        """Keep both parts."""
-        super().__init__(f"{status}: {message}")
-        self.status = status
-        self.message = message
-
-
-class PredictClient:
+class PredictClient(AnyClient):
     """Asks one model for predictions; one client may serve several threads.
 
     Example:
@@ -80,8 +63,7 @@ class PredictClient:
         Raises:
             ValueError: Both version and label are given.
         """
-        if version is not None and label is not None:
-            raise ValueError(f"`version` or `label` must be given, not both. Received: {version} and {label!r}")
+        refuse_both(version, label)
         self._path = f"/v1/models/{quote(model, safe='')}"
         if version is not None:
             self._path += f"/versions/{version}"
@@ -175,11 +157,8 @@ class PredictClient:
             httpx.HTTPError: The server could not be reached or did not answer in time.
         """
         columns, alone = rank_columns(shared, candidates, mask)
-        outputs = self.predict(columns=columns, signature_name="rank")
-        if not isinstance(outputs, dict):
-            raise PredictError(200, "the signature `rank` must have the outputs `scores` and `order`")
-        scores, order = outputs["scores"].astype(np.float32), outputs["order"].astype(np.int32)
-        return (scores[0], order[0]) if alone else (scores, order)
+        scores, order = ranked(self.predict(columns=columns, signature_name="rank"), alone)
+        return scores.astype(np.float32), order.astype(np.int32)
 
     def classify(
         self, examples: Sequence[Mapping[str, Any]], *, signature_name: str | None = None
@@ -227,26 +206,15 @@ class PredictClient:
         versions: list[dict[str, Any]] = _read(self._ask_once("GET", self._path))["model_version_status"]
         return versions
 
-    def wait_until_ready(self, timeout: float = 60.0) -> None:
-        """Return as soon as a version is available.
+    @property
+    def _where(self) -> str:
+        return f"{self._http.base_url}{self._path}"
 
-        Args:
-            timeout: Seconds after which to give up.
-
-        Raises:
-            TimeoutError: None was available in time.
-        """
-        end = time.monotonic() + timeout
-        while True:
-            try:
-                if any(version["state"] == "AVAILABLE" for version in self.status()):
-                    return
-                state = "no version is available"
-            except (httpx.HTTPError, PredictError) as error:
-                state = str(error)
-            if time.monotonic() > end:
-                raise TimeoutError(f"{self._http.base_url}{self._path} is not ready after {timeout:g} s: {state}")
-            time.sleep(0.1)
+    def _missing(self) -> str | None:
+        try:
+            return super()._missing()
+        except httpx.HTTPError as error:
+            return str(error)
 
     def _post(self, verb: str, content: str) -> Any:
         return _read(self._ask("POST", f"{self._path}:{verb}", content))
@@ -275,14 +243,6 @@ class PredictClient:
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
-
-    def __enter__(self) -> PredictClient:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _asked_to_wait(response: httpx.Response | None, longest: float) -> float:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any
 
 import grpc
@@ -23,15 +21,13 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from tfdlrm.serving.client import PredictError
+from tfdlrm.serving.any_client import AnyClient, Array, PredictError, ranked, refuse_both
 from tfdlrm.serving.errors import Code
 from tfdlrm.serving.frames import frame_columns, frame_like, is_frame, rank_columns
 from tfdlrm.serving.retries import Retries
 
-Array = NDArray[Any]
 
-
-class GrpcPredictClient:
+class GrpcPredictClient(AnyClient):
     """Asks one model for predictions over gRPC; one client may serve several threads.
 
     Example:
@@ -69,8 +65,7 @@ class GrpcPredictClient:
         Raises:
             ValueError: Both version and label are given.
         """
-        if version is not None and label is not None:
-            raise ValueError(f"`version` or `label` must be given, not both. Received: {version} and {label!r}")
+        refuse_both(version, label)
         self._spec = model_pb2.ModelSpec(name=model)
         if version is not None:
             self._spec.version.value = version
@@ -147,9 +142,7 @@ class GrpcPredictClient:
             {name: array.astype(np.float32) if array.dtype.kind in "fiu" else array for name, array in columns.items()},
             signature_name="rank",
         )
-        if not isinstance(outputs, dict):
-            raise PredictError(200, "the signature `rank` must have the outputs `scores` and `order`")
-        return (outputs["scores"][0], outputs["order"][0]) if alone else (outputs["scores"], outputs["order"])
+        return ranked(outputs, alone)
 
     def classify(
         self, examples: Sequence[Mapping[str, Any]], *, signature_name: str = "classify"
@@ -207,26 +200,9 @@ class GrpcPredictClient:
             for version in answer.model_version_status
         ]
 
-    def wait_until_ready(self, timeout: float = 60.0) -> None:
-        """Return as soon as a version is available.
-
-        Args:
-            timeout: Seconds after which to give up.
-
-        Raises:
-            TimeoutError: None was available in time.
-        """
-        end = time.monotonic() + timeout
-        while True:
-            try:
-                if any(version["state"] == "AVAILABLE" for version in self.status()):
-                    return
-                state = "no version is available"
-            except PredictError as error:
-                state = str(error)
-            if time.monotonic() > end:
-                raise TimeoutError(f"model {self._spec.name} is not ready after {timeout:g} s: {state}")
-            time.sleep(0.1)
+    @property
+    def _where(self) -> str:
+        return f"model {self._spec.name}"
 
     def _call(self, method: Any, request: Any) -> Any:
         try:
@@ -238,14 +214,6 @@ class GrpcPredictClient:
     def close(self) -> None:
         """Close the connection."""
         self._channel.close()
-
-    def __enter__(self) -> GrpcPredictClient:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _tensor(values: Any) -> Any:

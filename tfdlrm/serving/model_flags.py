@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from tfdlrm.serving import flag_types
 from tfdlrm.serving.errors import StatusError
 from tfdlrm.serving.model_config import ModelSettings, read_model_config
 from tfdlrm.serving.models import Loader, Models
@@ -21,7 +22,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         parser: Takes the flags.
     """
     parser.add_argument(
-        "--model_name", type=_name, default="default", help="name in request paths (default: %(default)s)"
+        "--model_name", type=flag_types.name, default="default", help="name in request paths (default: %(default)s)"
     )
     served = parser.add_mutually_exclusive_group(required=True)
     served.add_argument("--model_base_path", type=Path, help="directory that holds the versions: <path>/<number>/")
@@ -32,13 +33,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--model_config_file_poll_wait_seconds",
-        type=_seconds,
+        type=flag_types.seconds,
         default=0.0,
         help="seconds between two looks at the config file; 0 reads it once (default: %(default)s)",
     )
     parser.add_argument(
         "--allow_version_labels_for_unavailable_models",
-        type=_flag,
+        type=flag_types.switch,
         nargs="?",
         const=True,
         default=False,
@@ -46,25 +47,25 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--max_num_load_retries",
-        type=_count,
+        type=flag_types.natural,
         default=5,
         help="how often a version that failed to load is tried again (default: %(default)s)",
     )
     parser.add_argument(
         "--load_retry_interval_micros",
-        type=int,
+        type=flag_types.natural,
         default=60_000_000,
         help="microseconds before it is tried again (default: %(default)s)",
     )
     parser.add_argument(
         "--file_system_poll_wait_seconds",
-        type=_seconds,
+        type=flag_types.seconds,
         default=1.0,
         help="seconds between two looks for new versions; 0 looks once, at the start (default: %(default)s)",
     )
     parser.add_argument(
         "--enable_model_warmup",
-        type=_flag,
+        type=flag_types.switch,
         nargs="?",
         const=True,
         default=True,
@@ -72,14 +73,16 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--num_request_iterations_for_warmup",
-        type=_count,
+        type=flag_types.natural,
         default=1,
         help="how often each recorded request is answered; 0 means once (default: %(default)s)",
     )
-    parser.add_argument("--port", type=_port, default=8500, help="gRPC port; 0 for no gRPC (default: %(default)s)")
+    parser.add_argument(
+        "--port", type=flag_types.port_or_none, default=8500, help="gRPC port; 0 for no gRPC (default: %(default)s)"
+    )
     parser.add_argument(
         "--grpc_max_threads",
-        type=_threads,
+        type=flag_types.positive,
         default=4 * (os.cpu_count() or 1),
         help="gRPC requests computed at a time (default: four per processor, %(default)s here)",
     )
@@ -135,45 +138,3 @@ def start_models(args: argparse.Namespace, models: Models, settings: Sequence[Mo
     models.start(settings, load)
     if args.model_config_file is not None and args.model_config_file_poll_wait_seconds:
         models.follow(args.model_config_file, args.model_config_file_poll_wait_seconds, settings)
-
-
-def _name(text: str) -> str:
-    if not text:
-        raise argparse.ArgumentTypeError("must not be empty")
-    return text
-
-
-def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port <= 65535:
-        raise argparse.ArgumentTypeError(f"must be from 0 to 65535. Received: {text}")
-    return port
-
-
-def _threads(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1. Received: {text}")
-    return number
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"must be at least 0. Received: {text}")
-    return number
-
-
-def _flag(text: str) -> bool:
-    """Read a switch as TensorFlow Serving's flags are written: `--switch`, `--switch=true`, `--switch=0`."""
-    known = {"true": True, "1": True, "false": False, "0": False}
-    if text.lower() not in known:
-        raise argparse.ArgumentTypeError(f"must be true or false. Received: {text}")
-    return known[text.lower()]
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 <= seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be at least 0. Received: {text}")
-    return seconds

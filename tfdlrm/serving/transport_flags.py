@@ -8,7 +8,7 @@ from collections.abc import Callable, Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfdlrm.serving import security
+from tfdlrm.serving import flag_types, security
 from tfdlrm.serving.drain import Drain
 from tfdlrm.serving.limits import Limits, default_threads
 from tfdlrm.spec.errors import ConfigError
@@ -29,7 +29,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     limits, drain = Limits(), Drain()
 
     def switch(group: Any, name: str, text: str) -> None:
-        group.add_argument(name, type=_switch, nargs="?", const=True, default=False, metavar="true|false", help=text)
+        group.add_argument(
+            name, type=flag_types.switch, nargs="?", const=True, default=False, metavar="true|false", help=text
+        )
 
     batching = parser.add_argument_group("batching")
     switch(batching, "--enable_batching", "compute the rows of requests that wait together")
@@ -38,10 +40,15 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
 
     add = parser.add_argument_group("limits").add_argument
-    add("--rest_api_num_threads", type=_count, metavar="N", help="HTTP requests computed at a time (default: 4 a core)")
+    add(
+        "--rest_api_num_threads",
+        type=flag_types.positive,
+        metavar="N",
+        help="HTTP requests computed at a time (default: 4 a core)",
+    )
     add(
         "--rest_api_timeout_in_ms",
-        type=_natural,
+        type=flag_types.natural,
         default=int(1000 * limits.answer_seconds),
         metavar="MS",
         help="a request not answered by then gets 504; 0 for no such time (default: %(default)s)",
@@ -57,31 +64,37 @@ def add(parser: argparse.ArgumentParser) -> None:
         ),
         ("--max_connections", "connections", "open connections; further ones get 503"),
     ):
-        add(flag, type=_count, default=getattr(limits, name), metavar="N", help=f"{text} (default: %(default)s)")
+        add(
+            flag,
+            type=flag_types.positive,
+            default=getattr(limits, name),
+            metavar="N",
+            help=f"{text} (default: %(default)s)",
+        )
     add(
         "--receive_timeout_seconds",
-        type=_seconds,
+        type=flag_types.seconds,
         default=limits.receive_seconds,
         metavar="S",
         help="for the headers of a request, again for its body, again for reading the answer (default: %(default)s)",
     )
     add(
         "--idle_timeout_seconds",
-        type=_seconds,
+        type=flag_types.seconds,
         default=limits.idle_seconds,
         metavar="S",
         help="an idle connection is closed (default: %(default)s)",
     )
     add(
         "--drain_delay_seconds",
-        type=_seconds,
+        type=flag_types.seconds,
         default=drain.delay_seconds,
         metavar="S",
         help="at the end, /healthz says 503 for so long before new requests are refused (default: %(default)s)",
     )
     add(
         "--drain_seconds",
-        type=_seconds,
+        type=flag_types.seconds,
         default=drain.seconds,
         metavar="S",
         help="at the end, time for accepted requests (default: %(default)s)",
@@ -100,7 +113,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     switch(watching, "--access_log", "a log line for each request")
     add(
         "--access_log_share",
-        type=_share,
+        type=flag_types.share,
         default=1.0,
         metavar="F",
         help="share of requests that get a line (default: %(default)s)",
@@ -217,38 +230,3 @@ class Transport:
 
         limits = self.limits
         return [Interceptor(self.token, self._observers, limits.queued_requests, limits.receive_seconds)]
-
-
-def _switch(text: str) -> bool:
-    words = {"true": True, "1": True, "false": False, "0": False}
-    if text.lower() not in words:
-        raise argparse.ArgumentTypeError(f"must be true or false. Received: {text}")
-    return words[text.lower()]
-
-
-def _natural(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"must be at least 0. Received: {text}")
-    return number
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1. Received: {text}")
-    return number
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 <= seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be at least 0. Received: {text}")
-    return seconds
-
-
-def _share(text: str) -> float:
-    share = float(text)
-    if not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError(f"must be from 0 to 1. Received: {text}")
-    return share

@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from tfdlrm.export.saved_model import ASSETS, RECORD_FILE
 from tfdlrm.export.versions import published_versions
-from tfdlrm.serving.client import PredictClient, PredictError
+from tfdlrm.serving.any_client import PredictError
+from tfdlrm.serving.client import PredictClient
 from tfdlrm.serving.errors import StatusError
 from tfdlrm.spec.errors import ConfigError, DataError, MachineError
 from tfdlrm.spec.raw import RawFormat

@@ -267,3 +267,15 @@ class Run:
         shards = {name: [shard.sha256 for shard in split.shards] for name, split in self.manifest.splits.items()}
         content = json.dumps([self.manifest.spec.plain().model_dump(mode="json"), shards])
         return hashlib.sha256(content.encode()).hexdigest()
+
+
+@contextmanager
+def opened(work_dir: WorkDir, config: RunConfig) -> Iterator[Run]:
+    """Take a run's work dir, alone, for a command that reads what the run has made.
+
+    Raises:
+        ConfigError: another run is using it.
+        DataError: prepared rows are not what the manifest says.
+    """
+    with work_dir.open(config), damage_told():
+        yield Run(config, work_dir, Console(work_dir.logs / "pipeline.log"))
