@@ -36,6 +36,7 @@ CORE = [
     "rich>=13.7,<16",
     "scikit-learn>=1.4,<2",
     "scipy>=1.11,<2",
+    "shtab>=1.7,<2",  # shell completion
     "tensorboard>=2.20,<3",  # tf.summary is empty without it
     "tensorflow~=2.21.0",
     "tensorflow-datasets>=4.9.10,<5",
@@ -89,6 +90,7 @@ setup(
     license_files=["LICENSE"],
     packages=find_packages(include=["tfdlrm", "tfdlrm.*"]),
     package_data={"tfdlrm": ["py.typed"]},
+    entry_points={"console_scripts": ["tfdlrm = tfdlrm.pipelines.script:main"]},
     python_requires=">=3.11,<3.14",
     install_requires=CORE,
     extras_require=EXTRAS,

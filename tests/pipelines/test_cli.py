@@ -11,7 +11,8 @@ import pytest
 from tests.pipelines.small_runs import call, refusal, write_recipe
 from tfdlrm.data.files import sha256_of
 from tfdlrm.pipelines import criteo, tabular
-from tfdlrm.pipelines.cli import CheckFailed, parse_stages, python_command, recipe, run_command
+from tfdlrm.pipelines.cli import CheckFailed, parse_stages, recipe, run_command
+from tfdlrm.pipelines.parsers import python_command
 from tfdlrm.pipelines.work_dir import config_toml
 from tfdlrm.spec.config import load_config
 from tfdlrm.spec.criteo import DENSE_COLUMNS, SPARSE_COLUMNS
@@ -153,9 +154,10 @@ def test_dry_run_prints_the_recipe_and_touches_nothing(tmp_path: Path, monkeypat
 
 def test_default_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert call(criteo.main, "--dry-run").out == config_toml(load_config(recipe("demo")))
+    assert call(criteo.main, "--dry-run").out.endswith("\n" + config_toml(load_config(recipe("demo"))))
     with_raw = call(criteo.main, "--raw", "day_0", "--dry-run").out
-    assert with_raw == config_toml(load_config(recipe("criteo_kaggle"), ['data.raw=["day_0"]']))
+    assert with_raw.endswith("\n" + config_toml(load_config(recipe("criteo_kaggle"), ['data.raw=["day_0"]'])))
+    assert "# rows:      unknown: day_0 is not there\n" in with_raw
 
 
 @pytest.mark.parametrize("main", [criteo.main, tabular.main])

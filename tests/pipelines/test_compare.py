@@ -21,7 +21,7 @@ from scipy import stats
 from tests.forks import Forks
 from tests.pipelines.small_runs import call, refusal
 from tfdlrm.pipelines import compare
-from tfdlrm.pipelines.cli import python_command
+from tfdlrm.pipelines.parsers import python_command
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = {

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from tfdlrm.data.files import write_atomic
 from tfdlrm.pipelines.arguments import natural, positive
 from tfdlrm.pipelines.cli import load_tensorflow, refuse_directories, run_command
+from tfdlrm.pipelines.manner import say
+from tfdlrm.pipelines.parsers import CommandParser
 from tfdlrm.pipelines.table import print_tables
 from tfdlrm.pipelines.work_dir import existing_run, json_text
 from tfdlrm.spec.errors import ConfigError
@@ -20,11 +22,15 @@ if TYPE_CHECKING:
     from tfdlrm.pipelines.stages.context import Run
 
 _SEEDS = 2**32
+_EXAMPLES = {
+    "--work-dir runs/demo": "feature importance and table usage",
+    "--work-dir runs/demo --rows 20000 --repeats 3": "quicker, less sure",
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser("python -m tfdlrm.pipelines.explain", description=__doc__, allow_abbrev=False)
+    parser = CommandParser("tfdlrm.pipelines.explain", __doc__, _EXAMPLES)
     add = parser.add_argument
     add("--work-dir", type=Path, required=True, metavar="RUN", help="work dir of a run that has been trained")
     add("--rows", type=positive, default=100_000, metavar="N", help="held-out rows to score (default: %(default)s)")
@@ -137,9 +143,9 @@ def _write(run: Run, figures: dict[str, Any], copy: Path | None) -> None:
     print_tables(importance_table(figures), *usage_tables(figures))
     if (folder / report.PAGE).is_file():
         report.work(run)
-        print(f"Page: {folder / report.PAGE}")
+        say(f"Page: {folder / report.PAGE}")
     else:
-        print(f"Figures and plots: {folder}")
+        say(f"Figures and plots: {folder}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from tfdlrm.pipelines.kept_plan import keep_plan
 from tfdlrm.pipelines.parent import noted_start
 from tfdlrm.pipelines.stages.context import Run
 from tfdlrm.pipelines.stages.placing import placed, tell_held
-from tfdlrm.pipelines.table import plan_table, print_tables
+from tfdlrm.pipelines.table import plan_table, say_tables
 from tfdlrm.report.budget import budget_picture
 from tfdlrm.training.checkpoint import read_train_state
 from tfdlrm.training.resume import newest_sound
@@ -97,7 +97,7 @@ def _tell_plan(run: Run) -> None:
     if run.plan is None or run.plan.spec != run.spec:  # what is trained already was planned by another version
         return
     run.console.say(f"{'train:':<10} {run.plan.caption}")
-    print_tables(plan_table(run.plan))
+    say_tables(plan_table(run.plan))
     write_figures(run.work_dir.report / "budget.json", run.plan.figures())
     write_atomic(run.work_dir.report / "budget.png", budget_picture(run.plan))
 
