@@ -47,7 +47,7 @@ lock: ## resolve setup.py anew into requirements.lock; newer versions with ARGS=
 	@echo "Resolving setup.py for Python 3.11 on Linux x86-64 into requirements.lock"
 	@build/lock/bin/uv pip compile setup.py --no-config --quiet --generate-hashes --no-header \
 		--python-version 3.11 --python-platform x86_64-manylinux_2_28 \
-		--extra serving --extra tune --extra beam --extra onnx --extra dev --output-file requirements.lock $(ARGS) > /dev/null
+		--extra serving --extra tune --extra beam --extra onnx --extra docs --extra dev --output-file requirements.lock $(ARGS) > /dev/null
 
 clean: ## remove what builds and tools leave behind; .venv, run directories and models stay
 	@rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -65,11 +65,15 @@ EXTRAS = {
     "dev": [
         "dill>=0.3.8,<1",  # tfds.testing imports it without asking for it
         "hypothesis>=6.100,<7",
+        "ipykernel>=6,<8",  # runs the notebooks
         "jsonschema>=4.23,<5",
         "kubernetes-validate>=1.31,<2",  # Kubernetes' schemas, for the manifests
         "mypy>=1.13,<3",
+        "nbclient>=0.10,<1",
         "pandas>=2.2,<4",  # a client takes its frames
+        "playwright>=1.49,<2",  # drives a Chromium that is installed: reports are looked at in a browser
         "pre-commit>=4,<5",
+        "pyarrow>=15",  # a table of theirs is a data frame, too
         "pytest>=8,<10",
         "pytest-timeout>=2.3,<3",
         "pytest-xdist>=3.6,<4",
