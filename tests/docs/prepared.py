@@ -68,7 +68,7 @@ def _tpu_names(page: PageFolder) -> None:
     _names(page)
     page.run_python(
         "from tfdlrm.distribute.tpu_embedding import use_tpu_embedding\n"
-        "from tfdlrm.training.optimizers import compile_model\n"
+        "from tfdlrm.training.trainer import compile_model\n"
         "config = tfdlrm.load_config(overrides=['train.embedding.name=\"adagrad\"',"
         " 'train.embedding.initial_accumulator=0.1', 'model.embedding_dim=4', 'model.bottom_units=[8, 4]'])",
         "prepared names",
@@ -138,10 +138,10 @@ def _torch(page: PageFolder) -> None:
 
 
 def _import(page: PageFolder) -> None:
-    from tfdlrm.export.torch_files import read_state
+    from tfdlrm.export.torch_files import read_torch_file
 
     _torch(page)
-    state = read_state(page.path / "model.pt")
+    state = read_torch_file(page.path / "model.pt")
     page.names["net"] = SimpleNamespace(state_dict=lambda: state)
 
 

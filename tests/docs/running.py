@@ -130,9 +130,7 @@ class PageFolder:
         if not servers:
             self.run_shell(text)
             return
-        assert len(servers) == len(block.commands), (
-            f"{block.place}: a server runs until it is ended: alone in its block"
-        )
+        assert len(servers) == len(block.commands), f"{block.place}: a server stands alone in its block"
         for words in servers:
             self.serve(words)
 
@@ -182,12 +180,11 @@ def write_visits(path: Path, rows: int = 4000) -> None:
     tags = [";".join(random.choice(["new", "red", "sale", "blue"], random.integers(0, 4), False)) for _ in range(rows)]
     taste = random.normal(0, 1, 80)[user] + 0.5 * random.normal(0, 1, 6)[city] - 0.3 * np.log(price)
     stars = np.clip(np.round(4 + taste + random.normal(0, 1, rows)), 1, 5).astype(int)
+    cities = ["Rome", "Oslo", "Lima", "Kyiv", "Bonn", "Cork"]
     lines = ["price,user,city,tags,stars"]
     for i in range(rows):
         shown = "" if random.random() < 0.05 else f"{price[i]:.2f}"
-        lines.append(
-            f"{shown},u{user[i]},{['Rome', 'Oslo', 'Lima', 'Kyiv', 'Bonn', 'Cork'][city[i]]},{tags[i]},{stars[i]}"
-        )
+        lines.append(f"{shown},u{user[i]},{cities[city[i]]},{tags[i]},{stars[i]}")
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -105,10 +105,10 @@ def test_command_line_parses(block: Block, words: list[str], capsys: pytest.Capt
         args = parser_of(module).parse_args(arguments)
     except SystemExit:
         pytest.fail(f"{block.place}: {' '.join(words)}\n{capsys.readouterr().err}")
-    check_settings(module, args, block)
+    check_settings(words, args, block)
 
 
-def check_settings(module: str, args: argparse.Namespace, block: Block) -> None:
+def check_settings(words: list[str], args: argparse.Namespace, block: Block) -> None:
     """Load the recipe that a command names, if it is one of the project's, with what `--set` changes."""
     given: Path | None = getattr(args, "config", None)
     if given is not None and given.parts[0] == "pipelines":
@@ -117,10 +117,11 @@ def check_settings(module: str, args: argparse.Namespace, block: Block) -> None:
     path = None if given is None else ROOT / given if given.parts[0] == "pipelines" else None
     if given is not None and path is None:
         return  # a recipe of the reader's
+    module = words[0]
     if module == "tfdlrm.pipelines.cluster":
-        if args.command == "plan":
+        if words[1] == "plan":
             load_plan_recipe(path, changes)
-        elif args.command in ("run", "task"):
+        elif words[1] in ("run", "task"):
             path = path or recipe("cluster_local")
             run_config(load_cluster(path, changes), path.parent)
     elif module not in ("tfdlrm.pipelines.compare", "tfdlrm.pipelines.sweep", "tfdlrm.serving"):
