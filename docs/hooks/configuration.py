@@ -6,7 +6,7 @@ import inspect
 import json
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -23,8 +23,8 @@ FILES: dict[str, tuple[str, type[BaseModel]]] = {
 }
 _HEAD = """# Configuration
 
-Every key of every file, from the classes that read them. A key that is not here is refused, with the nearest one that is. `--set
-section.key=value` changes a key on the command line; `--dry-run` prints a run's recipe with all defaults.
+Every key of every file, from the classes that read them. A key that is not here is refused, with the nearest one that
+is. `--set section.key=value` changes a key on the command line; `--dry-run` prints a run's recipe with all defaults.
 
 """
 
@@ -48,9 +48,8 @@ def keys_of(model: type[BaseModel]) -> dict[str, str]:
     """
     found = {}
     for path, section, schema, _ in _sections(model):
-        said = _attributes(section)
         for key in schema.get("properties", {}):
-            found[".".join([*(_bare(part) for part in path), key])] = said.get(key, "")
+            found[".".join([*(_bare(part) for part in path), key])] = _said(section, key)
     return found
 
 
@@ -64,16 +63,21 @@ def _sections(
     schema = model.model_json_schema()
     yield path, model, schema, schema.get("$defs", {})
     for key, field in model.model_fields.items():
+        parts = {"a section": key, "list of sections": f"[{key}]", "sections, by name": f"{key}.<name>"}
         for inner in _models_in(field.annotation):
-            part = f"[{key}]" if "tuple" in str(field.annotation) else key
-            part = f"{key}.<name>" if "dict[" in str(field.annotation) else part
-            yield from _sections(inner, (*path, part))
+            yield from _sections(inner, (*path, parts[_form(field.annotation)]))
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for inner in getattr(annotation, "__args__", ()) for model in _models_in(inner)]
+    return [model for inner in get_args(annotation) for model in _models_in(inner)]
+
+
+def _form(annotation: Any) -> str:
+    """Say what a key that holds sections holds."""
+    origins = {get_origin(annotation), *map(get_origin, get_args(annotation))}
+    return "sections, by name" if dict in origins else "list of sections" if tuple in origins else "a section"
 
 
 def _bare(part: str) -> str:
@@ -96,6 +100,14 @@ def _summary(section: type[BaseModel]) -> str:
     return re.sub(r"^`\[[\w.]+\]`: (\w)", lambda match: match[1].upper(), text)
 
 
+def _said(section: type[BaseModel], key: str) -> str:
+    """Return what is said about a key; about a section without a word, what it says of itself."""
+    said = _attributes(section).get(key, "")
+    for inner in _models_in(section.model_fields[key].annotation) if not said else ():
+        said = " ".join(_summary(inner).split("\n\n")[0].split())
+    return said
+
+
 def _attributes(section: type[BaseModel]) -> dict[str, str]:
     """Return what a class and those it derives from say about each key."""
     said: dict[str, str] = {}
@@ -112,18 +124,19 @@ def _attributes(section: type[BaseModel]) -> dict[str, str]:
 
 
 def _table(file: str, path: Path, section: type[BaseModel], schema: dict[str, Any], defs: dict[str, Any]) -> str:
-    said = _attributes(section)
     lines = ["| key | value | default | |", "|---|---|---|---|"]
     for key, values in schema.get("properties", {}).items():
         field = section.model_fields[key]
         inner = _models_in(field.annotation)
         if inner:
-            value = f"[a section](#{file}.{'.'.join(filter(None, [_plain(path), key]))})"
-            default = "" if field.default_factory is None and not field.is_required() else "must be given"
+            value = f"[{_form(field.annotation)}](#{file}.{'.'.join(filter(None, [_plain(path), key]))})"
+            default = "must be given" if field.is_required() else "none" if field.default is None else ""
         else:
             value = _kind(values, defs)
             default = "must be given" if field.is_required() else _default(values.get("default"))
-        lines.append("| " + " | ".join(_cell(text) for text in (f"`{key}`", value, default, said.get(key, ""))) + " |")
+        lines.append(
+            "| " + " | ".join(_cell(text) for text in (f"`{key}`", value, default, _said(section, key))) + " |"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -29,7 +29,8 @@ def floors_svg(may_import: Mapping[str, set[str]]) -> str:
         for j, name in enumerate(row):
             place[name] = (round((j + 1) * free / (len(row) + 1)) + j * _BOX, height - (i + 1) * _STEP + _HIGH // 2)
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" width="{width}" '
+        f'height="{height}">',
         "<title>The floors of the package: each stands on those that it may import</title>",
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
         '<g stroke="#9aa5b1" stroke-width="1.5">',

@@ -26,8 +26,8 @@ _TITLES = {
 def commands_page() -> str:
     """Return the page of all commands with their help, as Markdown."""
     parts = [
-        "# Commands\n\nWhat each prints with `--help`. Exit codes are on [a page of their own](exit_codes.md), the keys of "
-        "recipes under [Configuration](configuration.md).\n"
+        "# Commands\n\nWhat each prints with `--help`. Exit codes are on [a page of their own](exit_codes.md), "
+        "the keys of recipes under [Configuration](configuration.md).\n"
     ]
     for module in command_modules():
         parser = parser_of(module)
@@ -62,8 +62,8 @@ def public_names() -> dict[str, dict[str, str]]:
 def python_page() -> str:
     """Return the page of all public names, each with its docstring, as Markdown for mkdocstrings."""
     parts = [
-        "# Python\n\nWhat `import tfdlrm` offers, and the clients of `tfdlrm.serving`. Names are imported when they are first used, so "
-        "that `import tfdlrm` loads no TensorFlow.\n"
+        "# Python\n\nWhat `import tfdlrm` offers, and the clients of `tfdlrm.serving`. Names are imported when they "
+        "are first used, so that `import tfdlrm` loads no TensorFlow.\n"
     ]
     for package, names in public_names().items():
         if names:

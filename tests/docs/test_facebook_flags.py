@@ -19,12 +19,12 @@ weighted-pooling md-flag md-threshold md-temperature md-round-dims qr-flag qr-th
 activation-function loss-function loss-weights loss-threshold round-targets data-size num-batches data-generation
 rand-data-dist rand-data-min rand-data-max rand-data-mu rand-data-sigma data-trace-file data-set raw-data-file
 processed-data-file data-randomize data-trace-enable-padding max-ind-range data-sub-sample-rate num-indices-per-lookup
-num-indices-per-lookup-fixed num-workers memory-map mini-batch-size nepochs learning-rate print-precision numpy-rand-seed
-sync-dense-params optimizer dataset-multiprocessing inference-only quantize-mlp-with-bit quantize-emb-with-bit save-onnx
-use-gpu local_rank dist-backend print-freq test-freq test-mini-batch-size test-num-workers print-time print-wall-time
-debug-mode enable-profiling plot-compute-graph tensor-board-filename save-model load-model mlperf-logging
-mlperf-acc-threshold mlperf-auc-threshold mlperf-bin-loader mlperf-bin-shuffle mlperf-grad-accum-iter lr-num-warmup-steps
-lr-decay-start-step lr-num-decay-steps
+num-indices-per-lookup-fixed num-workers memory-map mini-batch-size nepochs learning-rate print-precision
+numpy-rand-seed sync-dense-params optimizer dataset-multiprocessing inference-only quantize-mlp-with-bit
+quantize-emb-with-bit save-onnx use-gpu local_rank dist-backend print-freq test-freq test-mini-batch-size
+test-num-workers print-time print-wall-time debug-mode enable-profiling plot-compute-graph tensor-board-filename
+save-model load-model mlperf-logging mlperf-acc-threshold mlperf-auc-threshold mlperf-bin-loader mlperf-bin-shuffle
+mlperf-grad-accum-iter lr-num-warmup-steps lr-decay-start-step lr-num-decay-steps
 """.split()  # noqa: SIM905
 PAGE = (ROOT / "docs/coming_from/facebook_dlrm.md").read_text(encoding="utf-8")
 ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if line.startswith("| `--")]
