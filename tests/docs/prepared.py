@@ -17,8 +17,8 @@ name = "{name}"
 [data]
 raw = ["$CRITEO/train.txt"]
 rows_per_block = 256
-dense = [{{ name = "I1" }}]
-sparse = [{{ name = "C1" }}, {{ name = "C3" }}]
+dense = [{dense}]
+sparse = [{sparse}]
 [data.coding]
 min_count = 2
 [model]
@@ -29,7 +29,7 @@ top_units = [8, 1]
 name = "rowwise_adagrad"
 learning_rate = 0.05
 [export]
-rank_candidates = ["C3"]
+rank_candidates = ["{candidates}"]
 """
 NAMES = """
 import tensorflow as tf
@@ -106,31 +106,28 @@ def _serving(page: PageFolder) -> None:
         shutil.copytree(page.path / "saved_models/shop", page.path / name)
 
 
-def _small(page: PageFolder, name: str) -> None:
-    """Leave `runs/<name>` and `saved_models/<name>`, a model of three raw columns."""
-    (page.path / "small.toml").write_text(SMALL.format(name=name), encoding="utf-8")
+def _serve_small(page: PageFolder, name: str, dense: str, sparse: tuple[str, ...], candidates: str) -> None:
+    """Leave `runs/<name>` and `saved_models/<name>`, a model of few raw columns, and a server that has it."""
+    columns = ", ".join(f'{{ name = "{column}" }}' for column in sparse)
+    recipe = SMALL.format(name=name, dense=dense, sparse=columns, candidates=candidates)
+    (page.path / "small.toml").write_text(recipe, encoding="utf-8")
     page.run_shell("python -m tfdlrm.pipelines.criteo --config small.toml")
+    page.serve(f"python -m tfdlrm.serving --model_name {name} --model_base_path saved_models/{name}".split())
 
 
 def _clients(page: PageFolder) -> None:
-    _small(page, "demo")
+    _serve_small(page, "demo", '{ name = "I1" }', ("C1",), "C1")
     rows = (page.path / "train.txt").read_text().splitlines(keepends=True)[:200]
     (page.path / "rows.tsv").write_text("".join(rows))
     (page.path / "day_24.gz").write_bytes(gzip.compress("".join(rows).encode()))
     page.run_python(
-        "import polars\nframe = polars.DataFrame({'I1': [1.0, None], 'C1': ['68fd1e64', None], 'C3': ['', 'a']})",
+        "import polars\nframe = polars.DataFrame({'I1': [1.0, None], 'C1': ['68fd1e64', None]})",
         "prepared names",
     )
-    _serve(page, "demo")
 
 
 def _export(page: PageFolder) -> None:
-    _small(page, "small")
-    _serve(page, "small")
-
-
-def _serve(page: PageFolder, name: str) -> None:
-    page.serve(f"python -m tfdlrm.serving --model_name {name} --model_base_path saved_models/{name}".split())
+    _serve_small(page, "small", "", ("C1", "C3"), "C3")
 
 
 def _torch(page: PageFolder) -> None:

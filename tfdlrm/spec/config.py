@@ -128,7 +128,7 @@ class EvaluateConfig(Frozen):
     Attributes:
         batch_size: Rows a step.
         weights: Which checkpoint is judged and exported: `"best"` on validation, or `"last"`.
-        baseline: Whether hashed logistic regression on the same rows is judged, too, and the run that this one goes on from.
+        baseline: Whether hashed logistic regression on the same rows is judged, too; so is the run gone on from.
     """
 
     batch_size: int = Field(default=8192, ge=1)
