@@ -36,7 +36,6 @@ import tensorflow as tf
 import tfdlrm
 from tf_keras.optimizers import legacy
 from tfdlrm.models.build import build
-from tfdlrm.training.optimizers import build_optimizer
 
 config = tfdlrm.load_config(overrides=["model.embedding_dim=4", "model.bottom_units=[8, 4]", "model.top_units=[8, 1]"])
 spec = tfdlrm.FeatureSpec(
