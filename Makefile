@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format lock clean serve-fixtures serve-check soak-serving docs docs-check
+.PHONY: help venv demo test lint format lock clean serve-fixtures serve-check soak-serving
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -32,13 +32,6 @@ serve-check: $(INSTALLED) ## ask a server that holds them, case by case: URL=htt
 soak-serving: $(INSTALLED) ## load the local server harder than make test does: bodies, clients, versions
 	@TF_CPP_MIN_LOG_LEVEL=2 TFDLRM_SOAK=1 $(BIN)/python -m pytest tests/serving/test_load.py tests/serving/test_fuzz.py $(ARGS)
 
-docs: $(INSTALLED) ## build the documentation site into build/site
-	@$(BIN)/python -m mkdocs build --strict --quiet
-	@echo "Site: build/site/index.html"
-
-docs-check: $(INSTALLED) ## run every code block of README and docs, those that take long too: some fifteen minutes
-	@TF_CPP_MIN_LOG_LEVEL=2 TFDLRM_FORKS=1 TFDLRM_DOCS=all $(BIN)/python -m pytest tests/docs/test_blocks.py $(ARGS)
-
 lint: $(INSTALLED) ## ruff, its format, and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -59,6 +52,15 @@ lock: ## resolve setup.py anew into requirements.lock; newer versions with ARGS=
 clean: ## remove what builds and tools leave behind; .venv, run directories and models stay
 	@rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find tfdlrm tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: docs docs-check
+
+docs: $(INSTALLED) ## build the documentation site into build/site
+	@$(BIN)/python -m mkdocs build --strict --quiet
+	@echo "Site: build/site/index.html"
+
+docs-check: $(INSTALLED) ## run every code block of README and docs, those that take long too: some fifteen minutes
+	@TF_CPP_MIN_LOG_LEVEL=2 TFDLRM_FORKS=1 TFDLRM_DOCS=all $(BIN)/python -m pytest tests/docs/test_blocks.py $(ARGS)
 
 # One package of the lock comes as source only: setuptools goes in first, so that building it downloads nothing unhashed.
 $(INSTALLED): requirements.lock setup.py pyproject.toml | $(BIN)/python

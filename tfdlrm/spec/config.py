@@ -182,6 +182,11 @@ class RunConfig(Frozen):
     Attributes:
         name: Names the run, its work dir and, unless `export.model_name` does, the exported model.
         seed: Seeds weights and the order of samples.
+        data, model, train, distribute, evaluate, export: The sections.
+
+    Example:
+        >>> RunConfig(name="trial", train={"epochs": 2}).train.epochs
+        2
     """
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
