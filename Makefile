@@ -53,6 +53,15 @@ clean: ## remove what builds and tools leave behind; .venv, run directories and 
 	@rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find tfdlrm tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
+.PHONY: docs docs-check
+
+docs: $(INSTALLED) ## build the documentation site into build/site
+	@$(BIN)/python -m mkdocs build --strict --quiet
+	@echo "Site: build/site/index.html"
+
+docs-check: $(INSTALLED) ## run every code block of README and docs, those that take long too: some fifteen minutes
+	@TF_CPP_MIN_LOG_LEVEL=2 TFDLRM_FORKS=1 TFDLRM_DOCS=all $(BIN)/python -m pytest tests/docs/test_blocks.py $(ARGS)
+
 # One package of the lock comes as source only: setuptools goes in first, so that building it downloads nothing unhashed.
 $(INSTALLED): requirements.lock setup.py pyproject.toml | $(BIN)/python
 	@echo "Installing requirements.lock into $(VENV): once, a few minutes"

@@ -56,7 +56,12 @@ class SparseColumn(Frozen):
 
 
 class DenseColumn(Frozen):
-    """One numeric feature of a recipe: raw column `name` under `transform`."""
+    """One numeric feature of a recipe.
+
+    Attributes:
+        name: Feature name, and that of the raw column.
+        transform: What is done to the numbers; see `tfdlrm.DenseFeature`.
+    """
 
     name: str
     transform: DenseTransform = "log1p"
@@ -118,7 +123,13 @@ class DataConfig(Frozen):
 
 
 class EvaluateConfig(Frozen):
-    """`[evaluate]`: `weights` says which checkpoint is judged and exported: `"best"` on validation, or `"last"`."""
+    """`[evaluate]`: how the trained model is judged.
+
+    Attributes:
+        batch_size: Rows a step.
+        weights: Which checkpoint is judged and exported: `"best"` on validation, or `"last"`.
+        baseline: Whether hashed logistic regression on the same rows is judged, too; so is the run gone on from.
+    """
 
     batch_size: int = Field(default=8192, ge=1)
     weights: Literal["best", "last"] = "best"
@@ -166,7 +177,17 @@ class ExportConfig(Frozen):
 
 
 class RunConfig(Frozen):
-    """Everything a run needs. `name` names the run; `seed` seeds weights and the order of samples."""
+    """Everything a run needs.
+
+    Attributes:
+        name: Names the run, its work dir and, unless `export.model_name` does, the exported model.
+        seed: Seeds weights and the order of samples.
+        data, model, train, distribute, evaluate, export: The sections.
+
+    Example:
+        >>> RunConfig(name="trial", train={"epochs": 2}).train.epochs
+        2
+    """
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     seed: int = Field(default=123, ge=0, lt=2**31)

@@ -15,7 +15,15 @@ DenseOptimizer = Literal["sgd", "adagrad", "adam", "rmsprop", "ftrl"]
 
 
 class OptimizerConfig(Frozen):
-    """One half of the optimizer. `weight_decay` is decoupled; on embeddings it reaches touched rows only."""
+    """One half of the optimizer.
+
+    Attributes:
+        name: Which one.
+        learning_rate: Its base, which `[train.schedule]` follows.
+        weight_decay: Decoupled; on embeddings it reaches touched rows only.
+        initial_accumulator: Where sums of squared gradients begin.
+        epsilon: Added to what is divided by; `None` takes the optimizer's own.
+    """
 
     learning_rate: float = Field(default=0.1, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
