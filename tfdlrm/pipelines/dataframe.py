@@ -92,7 +92,7 @@ def from_dataframe(
         >>> table.rows
         {'train': 32, 'validation': 4, 'test': 4}
         >>> table.encode(pl.DataFrame({"city": ["Rome", "Oslo", None], "price": [0.0, 1.0, None]}))["sparse"].tolist()
-        [[3], [1], [0]]
+        [[2], [1], [0]]
     """
     frame = polars_frame(df)
     if not frame.height:

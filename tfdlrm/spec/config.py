@@ -166,7 +166,12 @@ class ExportConfig(Frozen):
 
 
 class RunConfig(Frozen):
-    """Everything a run needs. `name` names the run; `seed` seeds weights and the order of samples.
+    """Everything a run needs.
+
+    Attributes:
+        name: Names the run, its work dir and, unless `export.model_name` does, the exported model.
+        seed: Seeds weights and the order of samples.
+        data, model, train, distribute, evaluate, export: The sections.
 
     Example:
         >>> RunConfig(name="trial", train={"epochs": 2}).train.epochs

@@ -282,7 +282,7 @@ class Ftrl(legacy.Ftrl):
         >>> table = tf.Variable([[1.0], [1.0]])
         >>> gradient = tf.IndexedSlices(tf.constant([[1.0], [2.0]]), tf.constant([0, 0]))  # row 0, twice
         >>> _ = Ftrl(0.5).apply_gradients([(gradient, table)])
-        >>> table.numpy().round(3).tolist()
+        >>> [[round(value, 3) for value in row] for row in table.numpy().tolist()]
         [[0.503], [1.0]]
     """
 
