@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -185,8 +185,9 @@ def _choose(
     if data.format.time is not None:
         left_out[data.format.time] = "time"
     asked: dict[str, str] = {}
-    for what, names in (("dense", transforms), ("sparse", sparse), ("drop, time or label", left_out)):
-        for name in names:
+    uses: dict[str, Iterable[str]] = {"dense": transforms, "sparse": sparse, "drop, time or label": left_out}
+    for what, columns in uses.items():
+        for name in columns:
             if asked.setdefault(name, what) != what:
                 raise ConfigError(
                     f"column `{name}` must be asked for as one thing only. Received: {asked[name]}, {what}."

@@ -315,7 +315,8 @@ class TableData:
         for cells in self._cells():
             shown.add_row(*cells)
         text = StringIO()
-        Console(file=text, width=_WIDTH).print(shown)
+        # A notebook would be shown the table at once, and the text would lack it.
+        Console(file=text, width=_WIDTH, color_system=None, force_jupyter=False).print(shown)
         lines = [line.rstrip() for line in text.getvalue().strip("\n").splitlines()]
         return "\n".join([*lines, *self._sentences()])
 
@@ -327,7 +328,7 @@ class TableData:
 
     def _cells(self) -> list[tuple[str, ...]]:
         sizes = {feature.name: self.spec.table_of(feature).vocabulary_size for feature in self.spec.sparse}
-        cells = []
+        cells: list[tuple[str, ...]] = []
         for column in self.columns:
             table = f"; table of {sizes[column.name]:,} rows" if column.use == "sparse" else ""
             cells.append((column.name, column.use, column.detail + table, column.why))
