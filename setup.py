@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 
@@ -23,6 +25,20 @@ def read_description() -> str:
     """Return the README, the long description of the package."""
     readme = ROOT / "README.md"
     return readme.read_text(encoding="utf-8") if readme.exists() else ""
+
+
+class BuildWithRecipes(build_py):
+    """Copies `pipelines/*.toml` into the wheel as `tfdlrm/recipes`: commands find them there without a checkout."""
+
+    def run(self) -> None:
+        """Build as ever, then copy; an editable install reads the checkout's own."""
+        super().run()
+        if self.editable_mode:
+            return
+        folder = Path(self.build_lib) / "tfdlrm" / "recipes"
+        folder.mkdir(parents=True, exist_ok=True)
+        for recipe in sorted((ROOT / "pipelines").glob("*.toml")):
+            shutil.copyfile(recipe, folder / recipe.name)
 
 
 # TensorFlow and tf_keras move together, and results are checked against one pair of them.
@@ -94,6 +110,7 @@ setup(
     license_files=["LICENSE"],
     packages=find_packages(include=["tfdlrm", "tfdlrm.*"]),
     package_data={"tfdlrm": ["py.typed"]},
+    cmdclass={"build_py": BuildWithRecipes},
     entry_points={"console_scripts": ["tfdlrm = tfdlrm.pipelines.script:main"]},
     python_requires=">=3.11,<3.14",
     install_requires=CORE,

@@ -135,7 +135,10 @@ def recipe(name: str) -> Path:
     Raises:
         ConfigError: there is none of that name.
     """
-    folder = Path(tfdlrm.__file__).resolve().parents[1] / "pipelines"
+    package = Path(tfdlrm.__file__).resolve().parent
+    folder = package / "recipes"  # where a wheel has them
+    if not folder.is_dir():
+        folder = package.parent / "pipelines"
     path = folder / f"{name}.toml"
     if not path.is_file():
         known = sorted(p.stem for p in folder.glob("*.toml"))

@@ -237,17 +237,39 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
     Raises:
         ConfigError: the file is missing or not TOML, a key is unknown (with the nearest valid one), or a
             value has the wrong type or range.
+
+    Example:
+        >>> load_config(overrides=["train.epochs=3"]).train.epochs
+        3
     """
-    values: dict[str, Any] = {}
-    where = "--set"
-    if path is not None:
-        where = str(path)
-        try:
-            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: cannot be read: {why_unreadable(error)}.") from None
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigError(f"{path}: not TOML: {error}.") from None
+    if path is None:
+        return parse_config("", overrides, "--set")
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {why_unreadable(error)}.") from None
+    return parse_config(text, overrides, str(path))
+
+
+def parse_config(text: str, overrides: Iterable[str] = (), where: str = "recipe") -> RunConfig:
+    """Return the run configuration that a TOML text states; see `load_config`.
+
+    Args:
+        text: The text.
+        overrides: As in `load_config`.
+        where: What errors call the text. Defaults to `"recipe"`.
+
+    Raises:
+        ConfigError: as in `load_config`.
+
+    Example:
+        >>> parse_config("train.epochs = 3").train.epochs
+        3
+    """
+    try:
+        values: dict[str, Any] = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{where}: not TOML: {error}.") from None
     for override in overrides:
         apply_override(values, override)
     try:
