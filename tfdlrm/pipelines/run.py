@@ -22,6 +22,8 @@ from tfdlrm.models.build import build, storage_of
 from tfdlrm.pipelines.cli import CheckFailed, python_command
 from tfdlrm.pipelines.console import Console, Stopwatch
 from tfdlrm.pipelines.parent import start_of
+from tfdlrm.pipelines.reporting.comparison import refuse_no_comparison
+from tfdlrm.pipelines.run_logs.mlperf import refuse_no_package
 from tfdlrm.pipelines.stages import evaluate, export, generate, prepare, report, train, verify
 from tfdlrm.pipelines.stages.context import Run, damage_told
 from tfdlrm.pipelines.table import correction_table, print_tables, result_table, stage_table
@@ -89,6 +91,10 @@ def run_pipeline(
         start_of(run)
     if "export" in stages:
         refuse_unstated_rows(config)
+    if "report" in stages:
+        refuse_no_comparison(config, work_dir)
+    if "train" in stages:
+        refuse_no_package(config)
     for name in ["generate", *stages] if run.planted and "prepare" in stages else stages:
         watch = Stopwatch()
         with run.stop.on_sigterm() if name == "train" else nullcontext():
