@@ -24,6 +24,8 @@ from tfdlrm.pipelines.console import Console, Stopwatch
 from tfdlrm.pipelines.manner import say
 from tfdlrm.pipelines.parent import start_of
 from tfdlrm.pipelines.parsers import typed_again
+from tfdlrm.pipelines.reporting.comparison import refuse_no_comparison
+from tfdlrm.pipelines.run_logs.mlperf import refuse_no_package
 from tfdlrm.pipelines.stages import evaluate, export, generate, prepare, report, train, verify
 from tfdlrm.pipelines.stages.context import Run, damage_told
 from tfdlrm.pipelines.table import correction_table, result_table, say_tables, stage_table
@@ -91,6 +93,10 @@ def run_pipeline(
         start_of(run)
     if "export" in stages:
         refuse_unstated_rows(config)
+    if "report" in stages:
+        refuse_no_comparison(config, work_dir)
+    if "train" in stages:
+        refuse_no_package(config)
     for name in ["generate", *stages] if run.planted and "prepare" in stages else stages:
         watch = Stopwatch()
         with run.stop.on_sigterm() if name == "train" else nullcontext():

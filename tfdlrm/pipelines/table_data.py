@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from html import escape
@@ -28,7 +27,7 @@ from tfdlrm.export.saved_model import export_model
 from tfdlrm.export.serving_rows import serving_rows
 from tfdlrm.export.warmup import can_warm_up
 from tfdlrm.models.build import build
-from tfdlrm.pipelines.cli import python_command
+from tfdlrm.pipelines.parsers import typed_again
 from tfdlrm.pipelines.work_dir import config_toml
 from tfdlrm.spec.config import RunConfig
 from tfdlrm.spec.errors import DataError
@@ -303,10 +302,8 @@ class TableData:
     def serve_command(self, base: str | Path | None = None, port: int = 8501) -> str:
         """Return the command that serves what `export` wrote under `base`."""
         base = Path(self.config.export.directory) / self.config.name if base is None else Path(base)
-        return (
-            f"{python_command()} -m tfdlrm.serving --model_name {shlex.quote(base.name)} "
-            f"--model_base_path {shlex.quote(str(base))} --rest_api_port {port}"
-        )
+        flags = ["--model_name", base.name, "--model_base_path", str(base), "--rest_api_port", str(port)]
+        return typed_again("tfdlrm.serving", flags)
 
     def __repr__(self) -> str:
         shown = Table(box=SIMPLE_HEAD)

@@ -20,7 +20,7 @@ from tfdlrm.spec.config import RunConfig, load_config
 from tfdlrm.spec.errors import ConfigError, DataError
 
 # Nothing that an earlier stage made depends on these: they may change between calls.
-_FREE_SECTIONS = ("distribute", "evaluate", "export")
+_FREE_SECTIONS = ("distribute", "evaluate", "export", "report")
 # Nor prepared rows on these.
 _FREE_BEFORE_TRAINING = ("model", "train", "seed")
 

@@ -19,6 +19,7 @@ from tfdlrm.spec.growth import Growth
 from tfdlrm.spec.model_config import ModelConfig
 from tfdlrm.spec.overrides import apply_override, resolve_recipe
 from tfdlrm.spec.raw import CRITEO_FORMAT, RawFormat, Split
+from tfdlrm.spec.report_config import ReportConfig
 from tfdlrm.spec.train_config import TrainConfig
 
 TableForm = Literal["float32", "float16", "int8", "int4"]
@@ -197,6 +198,7 @@ class RunConfig(Frozen):
     distribute: DistributeConfig = DistributeConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     export: ExportConfig = ExportConfig()
+    report: ReportConfig = ReportConfig()
 
     @model_validator(mode="after")
     def _tables_that_can_be_moved(self) -> RunConfig:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -14,11 +15,15 @@ from tfdlrm.distribute.strategies import table_maker
 from tfdlrm.pipelines.benchmarks.figures import write_figures
 from tfdlrm.pipelines.kept_plan import keep_plan
 from tfdlrm.pipelines.parent import noted_start
+from tfdlrm.pipelines.reporting.environment import environment
+from tfdlrm.pipelines.run_logs.mlperf import FILE, mlperf_log
+from tfdlrm.pipelines.run_logs.tensorboard import FOLDER, tensorboard_log
 from tfdlrm.pipelines.stages.context import Run
 from tfdlrm.pipelines.stages.placing import placed, tell_held
 from tfdlrm.pipelines.table import plan_table, say_tables
 from tfdlrm.report.budget import budget_picture
 from tfdlrm.training.checkpoint import read_train_state
+from tfdlrm.training.events import Listener, told_to
 from tfdlrm.training.resume import newest_sound
 from tfdlrm.training.trainer import set_determinism, train
 
@@ -53,7 +58,7 @@ def work(run: Run, watched: Mapping[str, Callable[[], tf.data.Dataset]] | None =
         note = start.sampling_note(run)
         if note is not None:
             run.console.say(f"{'train:':<10} {note}")
-    with run.console.bars() as bar:
+    with run.console.bars() as bar, _listening(run) as listener:
         result = train(
             model,
             config,
@@ -65,6 +70,7 @@ def work(run: Run, watched: Mapping[str, Callable[[], tf.data.Dataset]] | None =
             watched=watched,
             devices=run.distribution,
             stop=run.stop,
+            listener=listener,
         )
     state = result.state
     return {
@@ -82,6 +88,7 @@ def work(run: Run, watched: Mapping[str, Callable[[], tf.data.Dataset]] | None =
         "repeated_steps": state.repeated_steps,
         "worker_rates": result.worker_rates,
         "server_bytes": None if servers is None else servers.bytes,
+        "environment": environment(),
     }
 
 
@@ -90,6 +97,20 @@ def summary(results: Mapping[str, Any]) -> str:
     rate = f", {results['rows_per_second']:,.0f} rows/s" if results["rows_per_second"] else ""
     early = ", stopped early" if results["stopped_early"] else ""
     return f"{results['rows']:,} samples in {results['steps']:,} steps{rate}{early}"
+
+
+@contextmanager
+def _listening(run: Run) -> Iterator[Listener]:
+    """Yield what writes the logs that `[report]` asks for; nothing where another process is the chief."""
+    asked, rows = run.config.report, run.manifest.splits
+    listeners = []
+    with ExitStack() as logs:
+        if run.distribution.is_chief and asked.tensorboard:
+            listeners.append(logs.enter_context(tensorboard_log(run.work_dir.logs / FOLDER, run.config)))
+        if run.distribution.is_chief and asked.mlperf:
+            counts = (rows["train"].rows, rows["validation"].rows)
+            listeners.append(logs.enter_context(mlperf_log(run.work_dir.logs / FILE, run.config, *counts)))
+        yield told_to(listeners)
 
 
 def _tell_plan(run: Run) -> None:
