@@ -272,15 +272,42 @@ def parse_config(text: str, overrides: Iterable[str] = (), where: str = "recipe"
         values: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{where}: not TOML: {error}.") from None
+    return checked_config(values, overrides, where)
+
+
+def checked_config(values: dict[str, Any], overrides: Iterable[str] = (), where: str = "") -> RunConfig:
+    """Return the configuration that values, as TOML has them, make; see `load_config`.
+
+    Args:
+        values: Sections and keys; changed in place by the overrides.
+        overrides: As in `load_config`.
+        where: What messages begin with, such as the file. Defaults to nothing.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    prefix = where and f"{where}: "
     for override in overrides:
         apply_override(values, override)
     try:
         resolve_recipe(values)
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {_explain_at(error)}") from None
+        raise ConfigError(f"{prefix}{_explain_at(error)}") from None
     except SpecError as error:
-        raise ConfigError(f"{where}: {error}") from None
+        raise ConfigError(f"{prefix}{error}") from None
+
+
+def stated_values(config: RunConfig) -> dict[str, Any]:
+    """Return a configuration as values that TOML can hold, every default stated; what is `None` is left out."""
+    stated: dict[str, Any] = _without_none(config.model_dump(mode="json"))
+    return stated
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(v) for key, v in value.items() if v is not None}
+    return [_without_none(v) for v in value] if isinstance(value, list) else value
 
 
 def _explain_at(error: ValidationError) -> str:

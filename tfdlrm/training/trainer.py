@@ -185,7 +185,7 @@ def train(
             due = config.checkpoint_seconds and time.monotonic() - writer.saved_at >= config.checkpoint_seconds
             return stop.requested or bool(due)
 
-        while state.epoch < config.epochs and not _gave_up(state, config):
+        while _goes_on(state, config):
             steps = _steps_of_round(state, config, steps_per_epoch)
             begun = state.step
             if not state.step_in_epoch and not state.round_samples:
@@ -222,7 +222,7 @@ def train(
         best=best[0] if best else None,
         last=state.history[-1] if state.history else None,
         loss=loss,
-        stopped_early=state.epoch < config.epochs,
+        stopped_early=state.epoch < config.epochs and state.step != config.max_steps,
         worker_rates=rounds.rates if isinstance(rounds, CoordinatedRounds) else [],
     )
 
@@ -270,7 +270,8 @@ def _round_ended(
     at_epoch_end = state.step_in_epoch == steps_per_epoch
     if at_epoch_end:
         state.epoch, state.step_in_epoch = state.epoch + 1, 0
-    if at_epoch_end or (config.eval_every_steps and state.step % config.eval_every_steps == 0):
+    due = config.eval_every_steps and state.step % config.eval_every_steps == 0
+    if at_epoch_end or due or state.step == config.max_steps:
         seen = {name: judge(rows()) for name, rows in watched.items()}
         if validation is not None:
             listener(Event.VALIDATION_STARTS, state)
@@ -299,8 +300,11 @@ def _judged(scorer: Scorer, rows: tf.data.Dataset, between: str, directory: Path
     return evaluate_binary(*scores)
 
 
-def _gave_up(state: TrainState, config: TrainConfig) -> bool:
-    return bool(config.early_stopping) and state.evaluations_without_gain >= config.early_stopping
+def _goes_on(state: TrainState, config: TrainConfig) -> bool:
+    gave_up = config.early_stopping and state.evaluations_without_gain >= config.early_stopping
+    # At the last step, the round may have been left open, when training was asked to stop.
+    at_end = state.step >= (config.max_steps or float("inf")) and not state.round_samples
+    return state.epoch < config.epochs and not at_end and not gave_up
 
 
 def _steps_of_round(state: TrainState, config: TrainConfig, steps_per_epoch: int) -> int:
@@ -310,7 +314,7 @@ def _steps_of_round(state: TrainState, config: TrainConfig, steps_per_epoch: int
         if interval:
             at_end = state.step % interval == 0 and state.round_samples
             steps = min(steps, 0 if at_end else interval - state.step % interval)
-    return steps
+    return steps if config.max_steps is None else min(steps, max(0, config.max_steps - state.step))
 
 
 def _iterations(model: keras.Model) -> int:
