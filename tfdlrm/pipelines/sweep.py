@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from tfdlrm.pipelines.arguments import positive
-from tfdlrm.pipelines.cli import python_command, recipe, run_command
+from tfdlrm.pipelines.cli import recipe, run_command
+from tfdlrm.pipelines.manner import say
+from tfdlrm.pipelines.parsers import CommandParser, typed_again
 from tfdlrm.pipelines.sweeping.outputs import LABELS
 from tfdlrm.pipelines.sweeping.search import loaded, search, take_part
 from tfdlrm.pipelines.sweeping.tasks import role_of
-from tfdlrm.pipelines.table import print_tables
+from tfdlrm.pipelines.table import print_tables, say_tables
 from tfdlrm.report.html import Table
 from tfdlrm.spec.errors import ConfigError
 from tfdlrm.tuning.space import Parameter, Space
 from tfdlrm.tuning.sweep_config import SweepConfig
 
 _MODULE = "tfdlrm.pipelines.sweep"
+_EXAMPLES = {
+    "": "20 trials on planted rows",
+    "--config sweep.toml --dry-run": "the space and the budget",
+    "--config sweep.toml --trials 50 --workers 2": "two trials at a time",
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser(f"python -m {_MODULE}", description=__doc__, allow_abbrev=False)
+    parser = CommandParser(_MODULE, __doc__, _EXAMPLES)
     add = parser.add_argument
     add("--config", type=Path, metavar="FILE", help="sweep (TOML; default: one over the demo's planted rows)")
     add("--work-dir", type=Path, metavar="DIR", help="where it keeps its files (default: runs/<name>)")
@@ -41,8 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a sweep, or take part in one."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(arguments)
-    again = shlex.join(argument for argument in arguments if argument != "--overwrite")
-    return run_command(lambda: _run(args), f"{python_command()} -m {_MODULE} {again}".rstrip())
+    again = [argument for argument in arguments if argument != "--overwrite"]
+    return run_command(lambda: _run(args), typed_again(_MODULE, again))
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -65,10 +71,10 @@ def _run(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
     )
     if result.best is None:
-        print(f"no trial completed; why: {result.work_dir / 'trials.csv'}")
+        say(f"no trial completed; why: {result.work_dir / 'trials.csv'}")
         return 1
     best = result.best
-    print_tables(
+    say_tables(
         Table(
             f"best of {result.trials.height} trials: trial {best.trial}",
             ["", "validation"],
@@ -76,10 +82,10 @@ def _run(args: argparse.Namespace) -> int:
         ),
         Table("its values", ["key", "value"], [[key, json.dumps(value)] for key, value in best.values.items()]),
     )
-    print(f"report:  {result.work_dir / 'index.html'}")
-    print(f"trials:  {result.work_dir / 'trials.csv'}")
-    print("Train it, and judge it on test rows:")
-    print(f"  {python_command()} -m tfdlrm.pipelines.criteo --config {shlex.quote(str(result.work_dir / 'best.toml'))}")
+    say(f"report:  {result.work_dir / 'index.html'}")
+    say(f"trials:  {result.work_dir / 'trials.csv'}")
+    say("Train it, and judge it on test rows:")
+    say("  " + typed_again("tfdlrm.pipelines.criteo", ["--config", str(result.work_dir / "best.toml")]))
     return 0
 
 

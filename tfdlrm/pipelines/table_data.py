@@ -33,8 +33,8 @@ from tfdlrm.spec.config import RunConfig
 from tfdlrm.spec.errors import DataError
 from tfdlrm.spec.features import FeatureSpec
 from tfdlrm.spec.model_config import ModelConfig
+from tfdlrm.training.build_optimizer import build_optimizer
 from tfdlrm.training.losses import build_loss
-from tfdlrm.training.trainer import build_optimizer
 
 _ASKED_AT_ONCE = 2048
 _WIDTH = 120

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tfdlrm.pipelines.cli import recipe as recipe_path
 from tfdlrm.pipelines.console import Console
+from tfdlrm.pipelines.manner import say
 from tfdlrm.pipelines.sweeping.folder import SweepFolder
 from tfdlrm.pipelines.sweeping.outputs import trial_line, write_outputs
 from tfdlrm.pipelines.sweeping.runner import TrialRunner, check, is_spent
@@ -119,7 +120,7 @@ def take_part(work_dir: Path, sweep: Path | None, trials: int | None, overrides:
     space = Space(config.space, base)
     if role_of() == "chief":
         check(folder)
-    _propose(folder, config, space, os.environ[ID], lambda result: print(trial_line(result, config), flush=True))
+    _propose(folder, config, space, os.environ[ID], lambda result: say(trial_line(result, config)))
     if role_of() == "chief":
         write_outputs(folder, config, space)
 
