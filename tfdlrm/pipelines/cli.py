@@ -176,6 +176,9 @@ def pipeline_parser(module: str, description: str, examples: Mapping[str, str]) 
         help="change the recipe; repeatable",
     )
     parser.add_argument(
+        "--compare", type=Path, metavar="RUN", help="work dir of another run, to be beside this one in the report"
+    )
+    parser.add_argument(
         "--overwrite",
         action="store_true",
         help="start afresh in a work dir that holds a run; rows prepared by an equal recipe are kept",
@@ -309,6 +312,9 @@ def _configuration(args: argparse.Namespace, default_recipe: Callable[[bool], Pa
     if path is None:
         raise ConfigError("`--config` must name a recipe. Received: none.")
     config = load_config(path, args.set)
+    if args.compare is not None:
+        report = config.report.model_copy(update={"compare": str(args.compare)})
+        config = config.model_copy(update={"report": report})
     if args.raw:
         config = config.model_copy(update={"data": config.data.model_copy(update={"raw": tuple(args.raw)})})
     if args.continue_from is not None:
