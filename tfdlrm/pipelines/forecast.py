@@ -43,7 +43,7 @@ def forecast(config: RunConfig, work_dir: WorkDir, stages: Sequence[str]) -> Ite
         return
     training = _training_rows(config, manifest, rows)
     epochs, batch = config.train.epochs, config.train.batch_size
-    yield f"training:  {training:,} samples an epoch, {epochs} epochs, batches of {batch:,}"
+    yield f"training:  {training:,} samples an epoch, {epochs} epoch{'s' * (epochs > 1)}, batches of {batch:,}"
     width = 4 * (len(config.data.dense) + sum(column.hotness for column in config.data.sparse) + 1)
     yield f"prepared:  about {bytes_in_words(rows * width)} in {work_dir.data}"
     spec, known = _spec(config, manifest, training)
