@@ -21,6 +21,7 @@ from keras_tuner.engine.base_tuner import BaseTuner
 from keras_tuner.engine.trial import Trial, TrialStatus
 from keras_tuner.errors import FailedTrialError, FatalError
 from keras_tuner.oracles import BayesianOptimizationOracle, HyperbandOracle, RandomSearchOracle
+from threadpoolctl import threadpool_limits
 
 from tfdlrm.tuning.results import Proposal, TrialResult
 from tfdlrm.tuning.space import Space
@@ -118,6 +119,12 @@ class _Random(_Durable, RandomSearchOracle):
 
 class _Bayesian(_Durable, BayesianOptimizationOracle):
     """Bayesian optimization by a Gaussian process."""
+
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        """Return the values of the next trial."""
+        # Thousands of products of tiny matrices: threads cost three times what they give.
+        with threadpool_limits(1):
+            return super().populate_space(trial_id)
 
 
 class _Hyperband(_Durable, HyperbandOracle):
