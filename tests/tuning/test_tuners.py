@@ -110,7 +110,7 @@ def test_a_spent_budget_ends_it(tmp_path):
 
 @pytest.mark.parametrize("algorithm", ["random", "bayesian", "hyperband"])
 def test_it_goes_on(tmp_path, algorithm):
-    settings = {"algorithm": algorithm, "initial_points": 4}
+    settings = {"algorithm": algorithm, "initial_points": 5}
     whole = Trials()
     run(tmp_path / "whole", whole, **settings, trials=5)
     first = Trials(ends=3)
