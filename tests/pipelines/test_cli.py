@@ -17,7 +17,7 @@ from tfdlrm.spec.config import load_config
 from tfdlrm.spec.criteo import DENSE_COLUMNS, SPARSE_COLUMNS
 from tfdlrm.spec.errors import ConfigError, DataError
 
-OTHER_KINDS = ("compare", "cluster", "plan")
+OTHER_KINDS = ("compare", "cluster", "plan", "sweep")
 RECIPES = sorted(p.stem for p in recipe("demo").parent.glob("*.toml") if not p.stem.startswith(OTHER_KINDS))
 
 
