@@ -237,31 +237,18 @@ def test_dry_run(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_two_workers(tmp_path: Path) -> None:
-    """A chief proposes, two workers run trials; values that a network rounds come back as they were."""
+def test_two_workers_of_hyperband(tmp_path: Path) -> None:
+    """A chief proposes, two workers run trials; the better of two halves goes on from its checkpoint."""
     recipe = RunConfig.model_validate(RECIPE)
-    space = {
-        "train.embedding.learning_rate": {"choice": [0.01, 0.05]},
-        "train.dense.learning_rate": {"low": 0.001, "high": 0.1, "sampling": "log"},
-    }
-    budget = {"rows_per_trial": 640}
-    values = {"algorithm": "bayesian", "trials": 2, "seeds": 2, "space": space, "budget": budget}
-    result = search(values, recipe=recipe, work_dir=tmp_path / "run", workers=2, quiet=True)
-    logs = {path.name: path.read_text() for path in (tmp_path / "run" / "logs").iterdir()}
-    assert result.trials["status"].to_list() == ["completed"] * 2, logs
-    assert set(result.trials["worker"]) == {"worker0", "worker1"}
-    assert result.trials["rows"].to_list() == [2 * 640, 2 * 640]
-    assert result.trials["seeds"].to_list() == [2, 2] and result.trials["log_loss_spread"].min() > 0
-    assert set(result.trials["train.embedding.learning_rate"]) <= {0.01, 0.05}
-
-
-def test_hyperband_goes_on_from_checkpoints(tmp_path: Path) -> None:
-    recipe = RunConfig.model_validate(RECIPE)
-    space = {"train.embedding.learning_rate": {"low": 0.01, "high": 0.1, "sampling": "log"}}
+    # A choice of numbers comes back from the chief as it was, which its network would round.
+    space = {"train.embedding.learning_rate": {"choice": [0.01, 0.05]}}
     values = {"algorithm": "hyperband", "trials": 3, "hyperband": {"shares": 2, "factor": 2}, "space": space}
-    result = search(values, recipe=recipe, work_dir=tmp_path / "run", quiet=True)
+    result = search(values, recipe=recipe, work_dir=tmp_path / "run", workers=2, quiet=True)
     trials = SweepFolder(tmp_path / "run").results()
-    assert [trial.share for trial in trials] == [0.5, 0.5, 1.0]
+    logs = {path.name: path.read_text() for path in (tmp_path / "run" / "logs").iterdir()}
+    assert [trial.share for trial in trials] == [0.5, 0.5, 1.0], logs
+    assert {trial.worker for trial in trials[:2]} == {"worker0", "worker1"}
+    assert {trial.values["train.embedding.learning_rate"] for trial in trials} == {0.01, 0.05}
     better = min(trials[:2], key=lambda trial: trial.mean("log_loss"))
     assert trials[2].goes_on_from == better.trial and trials[2].values == better.values
     # The last one trained on the other half alone.
@@ -274,11 +261,13 @@ def test_hyperband_goes_on_from_checkpoints(tmp_path: Path) -> None:
 def test_a_trial_whose_time_is_up_is_judged_as_it_is(tmp_path: Path) -> None:
     recipe = RunConfig.model_validate({**RECIPE, "train": {**RECIPE["train"], "epochs": 1000}})
     space = {"train.embedding.learning_rate": {"choice": [0.01, 0.02]}}
-    values = {"algorithm": "random", "trials": 2, "space": space, "budget": {"seconds_per_trial": 0.5, "seconds": 0.1}}
+    budget = {"seconds_per_trial": 0.5, "seconds": 0.1}
+    values = {"algorithm": "random", "trials": 2, "seeds": 2, "space": space, "budget": budget}
     result = search(values, recipe=recipe, work_dir=tmp_path / "run", quiet=True)
     # A second trial would have been beyond the seconds of the sweep.
     assert result.trials["status"].to_list() == ["completed"]
     assert 0 < result.trials["rows"][0] < 1000 * 2400
+    assert result.trials["seeds"].to_list() == [2] and result.trials["log_loss_spread"][0] > 0
     assert result.best_config.train.max_steps is None
 
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfdlrm.spec.config import RunConfig
+from tfdlrm.pipelines.cli import recipe
+from tfdlrm.spec.config import RunConfig, load_config
 from tfdlrm.spec.errors import UserError
 from tfdlrm.tuning.space import Parameter, Space
 from tfdlrm.tuning.sweep_config import SweepConfig, load_sweep, sweep_config
@@ -191,3 +192,10 @@ def test_json_round_trip():
     assert again == config
     assert again.space["model.top_units"].choice == ([8, 1], [16, 1])
     assert not again.space[RATE].whole
+
+
+def test_the_sweep_that_comes_with_the_project():
+    config = load_sweep(recipe("sweep"))
+    found = Space(config.space, load_config(recipe("demo")))
+    assert found.of_base() is not None
+    assert config.most_trials == 20

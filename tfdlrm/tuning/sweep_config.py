@@ -176,7 +176,11 @@ def sweep_config(values: Mapping[str, Any]) -> SweepConfig:
         if key not in SweepConfig.model_fields:
             raise SpecError(f"unknown key `{key}`.{did_you_mean(key, SweepConfig.model_fields)}")
     checked = dict(values)
-    sections = {"budget": SweepBudget, "early_stopping": EarlyStopping, "hyperband": HyperbandSettings}
+    sections: dict[str, type[Frozen]] = {
+        "budget": SweepBudget,
+        "early_stopping": EarlyStopping,
+        "hyperband": HyperbandSettings,
+    }
     for name, section in sections.items():
         if isinstance(checked.get(name), dict):
             checked[name] = _within(name, section, checked[name])

@@ -21,6 +21,7 @@ from keras_tuner.engine.base_tuner import BaseTuner
 from keras_tuner.engine.trial import Trial, TrialStatus
 from keras_tuner.errors import FailedTrialError, FatalError
 from keras_tuner.oracles import BayesianOptimizationOracle, HyperbandOracle, RandomSearchOracle
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from tfdlrm.tuning.results import Proposal, TrialResult
 from tfdlrm.tuning.space import Space
@@ -84,7 +85,7 @@ class _Durable:
     """What oracles do otherwise here: begin with the recipe, stop at a budget, write whole files, never give up."""
 
     def __init__(self, is_spent: Callable[[], bool], first: Mapping[str, Any] | None, **settings: Any) -> None:
-        super().__init__(max_consecutive_failed_trials=_NEVER, **settings)
+        super().__init__(max_consecutive_failed_trials=_NEVER, **settings)  # type: ignore[call-arg]
         self._is_spent, self._first = is_spent, first
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
@@ -118,6 +119,12 @@ class _Random(_Durable, RandomSearchOracle):
 
 class _Bayesian(_Durable, BayesianOptimizationOracle):
     """Bayesian optimization by a Gaussian process."""
+
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        """Return the values of the next trial."""
+        # Thousands of products of tiny matrices: threads cost three times what they give.
+        with threadpool_limits(1):
+            return super().populate_space(trial_id)
 
 
 class _Hyperband(_Durable, HyperbandOracle):

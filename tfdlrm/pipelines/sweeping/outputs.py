@@ -117,7 +117,12 @@ def _figures(config: SweepConfig, keys: Sequence[str], order: Sequence[TrialResu
         ("bytes of tables and slots", [result.bytes for result in order], False),
         ("rows/s in training", [result.rows_per_second for result in order], True),
     ):
-        points = [(result.mean("auc"), cost, result.trial) for result, cost in zip(order, costs, strict=True) if cost]
+        aucs = [result.mean("auc") for result in order]
+        points = [
+            (auc, cost, result.trial)
+            for auc, cost, result in zip(aucs, costs, order, strict=True)
+            if auc is not None and cost is not None
+        ]
         if points:
             sign = 1.0 if more_is_better else -1.0
             front = pareto_front([(sign * cost, auc) for auc, cost, _ in points])
