@@ -26,6 +26,7 @@ SECTIONS = {
     "Environment": 0,
     "Configuration": 0,
 }
+PICTURES = ("results", "comparison-with-another-run", "training", "slices", "importance-of-features", "time")
 
 
 @pytest.fixture(scope="module")
@@ -109,12 +110,16 @@ def test_screenshots(chromium: Any, tmp_path: Path) -> None:
     narrow = ("--set", "model.embedding_dim=4", "--set", "model.bottom_units=[64,4]", "--set", "name=narrow")
     assert call(criteo.main, "--work-dir", other, *STAGES, *narrow).code == 0
     assert call(criteo.main, "--work-dir", work_dir, *STAGES, "--set", f"report.compare={other}").code == 0
-    page = work_dir / "report" / "index.html"
+    draw(chromium, work_dir / "report" / "index.html", folder)
+    assert all(picture.stat().st_size < 300_000 for picture in folder.glob("report*.png"))
+
+
+def draw(chromium: Any, page: Path, folder: Path) -> None:
+    """Draw the top of the page, some of its sections, and what a telephone shows at night."""
     folder.mkdir(parents=True, exist_ok=True)
     with look(chromium, page, width=1100, height=1000) as seen:
         seen.page.screenshot(path=folder / "report.png")
-        for name in ("results", "comparison-with-another-run", "training", "slices", "importance-of-features", "time"):
+        for name in PICTURES:
             seen.page.locator(f"#{name}").screenshot(path=folder / f"report-{name}.png")
     with look(chromium, page, width=400, height=800, dark=True) as seen:
         seen.page.screenshot(path=folder / "report-narrow-dark.png")
-    assert all(picture.stat().st_size < 300_000 for picture in folder.glob("report*.png"))

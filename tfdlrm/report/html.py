@@ -25,7 +25,8 @@ nav ul { display: flex; flex-wrap: wrap; gap: .1rem 1.1rem; list-style: none; ma
 section > p { max-width: 46rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .6rem 0; }
 caption { text-align: left; color: var(--soft); padding-bottom: .3rem; }
-th, td { padding: .25rem .8rem .25rem 0; border-bottom: 1px solid var(--line); text-align: right; }
+th, td { padding: .25rem .8rem .25rem 0; border-bottom: 1px solid var(--line); text-align: right;
+  white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 .wide { overflow-x: auto; }
 .figures { display: flex; flex-wrap: wrap; gap: 1.4rem; align-items: flex-start; margin: .8rem 0; }
@@ -37,7 +38,7 @@ details { margin: .6rem 0; } summary { cursor: pointer; color: var(--link); }
 @media print { nav { display: none; } body { max-width: none; margin: 0; font-size: 11px; } .wide { overflow: visible; }
   figure, tr { break-inside: avoid; } h2 { break-after: avoid; } pre { white-space: pre-wrap; } }
 """
-_MOST_LINES = 40
+_MOST_LINES = 30
 _CSS_PIXELS = 96
 RESOLUTION = 150
 """Pixels an inch of the images: more than the page shows them in, for sharper screens."""

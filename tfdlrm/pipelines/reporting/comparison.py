@@ -54,8 +54,8 @@ def comparison(run: Run) -> list[Section]:
     here = _compared(run.work_dir, run.config, run.config.name)
     name = other_config.name if other_config.name != run.config.name else f"{other_config.name} ({other_dir.path.name})"
     there = _compared(other_dir, other_config, name)
-    mine, other = (config.model_dump(mode="json", exclude=_NO_MATTER) for config in (run.config, other_config))
-    changes = [(change.key, _text(change.a), _text(change.b)) for change in differences(mine, other)]
+    one, two = (config.model_dump(mode="json", exclude=_NO_MATTER) for config in (run.config, other_config))
+    changes = [(change.key, _text(change.a), _text(change.b)) for change in differences(one, two)]
     return [comparison_section(here, there, changes)]
 
 

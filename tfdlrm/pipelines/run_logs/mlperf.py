@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
 import math
@@ -45,11 +46,9 @@ def mlperf_log(file: Path, config: RunConfig, train_rows: int, eval_rows: int) -
     Yields:
         The listener to train with.
     """
-    from mlperf_logging import mllog
-
+    key, mllog = (importlib.import_module(f"{_PACKAGE}.mllog.{name}") for name in ("constants", "mllog"))
     logger, handler = _logger(file)
     log = mllog.MLLogger(logger, root_dir=str(Path(__file__).resolve().parents[3]))
-    key = mllog.constants
     events = _Events(log, key, config.train.batch_size, train_rows)
     try:
         log.event(key.CACHE_CLEAR, value=False)  # an operating system's cache is not ours to clear

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
@@ -38,6 +39,14 @@ def work(run: Run, watched: Mapping[str, Callable[[], tf.data.Dataset]] | None =
     )
     if found is not None and done and read_train_state(found).step == done["steps"]:
         return None
+    with _listening(run) as listener:
+        return _train(run, found, watched, listener)
+
+
+def _train(
+    run: Run, found: Path | None, watched: Mapping[str, Callable[[], tf.data.Dataset]] | None, listener: Listener
+) -> dict[str, Any]:
+    """Train from the newest checkpoint, `found`, or from the beginning; return what is noted about it."""
     config, data = run.config.train, _PackedRows(run)
     start = noted_start(run)
     if run.distribution.is_chief:
@@ -58,7 +67,7 @@ def work(run: Run, watched: Mapping[str, Callable[[], tf.data.Dataset]] | None =
         note = start.sampling_note(run)
         if note is not None:
             run.console.say(f"{'train:':<10} {note}")
-    with run.console.bars() as bar, _listening(run) as listener:
+    with run.console.bars() as bar:
         result = train(
             model,
             config,
