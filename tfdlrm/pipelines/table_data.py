@@ -80,10 +80,13 @@ class TableData:
         >>> import tfdlrm
         >>> from tfdlrm.data.generators.small_tables import shop_visits
         >>> table = tfdlrm.from_dataframe(shop_visits(500), label="bought", split={"time": "when"}, embedding_dim=4)
-        >>> model = table.model(top_units=(8, 1))
-        >>> history = model.fit(table.train, verbose=0)
-        >>> model.predict(table.encode(shop_visits(3, seed=1)), verbose=0).shape
-        (3, 1)
+        >>> table.rows, table.spec.dense_names
+        ({'train': 400, 'validation': 50, 'test': 50}, ('price', 'visits_before'))
+        >>> inputs, labels = next(iter(table.train))
+        >>> inputs["sparse"].shape, labels.shape
+        (TensorShape([256, 8]), TensorShape([256, 1]))
+        >>> table.model("logistic_regression").predict(table.encode(shop_visits(3, seed=1)), verbose=0).tolist()
+        [[0.5], [0.5], [0.5]]
     """
 
     def __init__(
