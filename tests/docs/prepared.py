@@ -53,6 +53,10 @@ def _names(page: PageFolder) -> None:
     page.run_python(NAMES, "prepared names")
 
 
+def _generator_names(page: PageFolder) -> None:
+    page.run_python(NAMES.replace("vocabulary_size=1000", "vocabulary_size=200_000"), "prepared names")
+
+
 def _training_names(page: PageFolder) -> None:
     _names(page)
     # the rows of a run of which a message has named a batch
@@ -168,7 +172,7 @@ SLOW: dict[str, Prepare] = {
     "docs/compression.md": _prepared_run,
     "docs/explain.md": _shop,
     "docs/export.md": _export,
-    "docs/generators.md": _names,
+    "docs/generators.md": _generator_names,
     "docs/growth.md": _days,
     "docs/import.md": _import,
     "docs/planning.md": _planning,
