@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format lock clean serve-fixtures serve-check soak-serving
+.PHONY: help venv demo test lint format lock clean serve-fixtures serve-check soak-serving wheel-check
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -32,6 +32,9 @@ serve-check: $(INSTALLED) ## ask a server that holds them, case by case: URL=htt
 soak-serving: $(INSTALLED) ## load the local server harder than make test does: bodies, clients, versions
 	@TF_CPP_MIN_LOG_LEVEL=2 TFDLRM_SOAK=1 $(BIN)/python -m pytest tests/serving/test_load.py tests/serving/test_fuzz.py $(ARGS)
 
+wheel-check: $(INSTALLED) ## build sdist and wheel, install from the lock in a clean environment, run it in an empty folder
+	@$(BIN)/python tests/wheel_check.py
+
 lint: $(INSTALLED) ## ruff, its format, and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -47,7 +50,7 @@ lock: ## resolve setup.py anew into requirements.lock; newer versions with ARGS=
 	@echo "Resolving setup.py for Python 3.11 on Linux x86-64 into requirements.lock"
 	@build/lock/bin/uv pip compile setup.py --no-config --quiet --generate-hashes --no-header \
 		--python-version 3.11 --python-platform x86_64-manylinux_2_28 \
-		--extra serving --extra tune --extra beam --extra onnx --extra dev --output-file requirements.lock $(ARGS) > /dev/null
+		--extra serving --extra tune --extra beam --extra onnx --extra docs --extra dev --output-file requirements.lock $(ARGS) > /dev/null
 
 clean: ## remove what builds and tools leave behind; .venv, run directories and models stay
 	@rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

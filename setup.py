@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 
@@ -25,6 +27,20 @@ def read_description() -> str:
     return readme.read_text(encoding="utf-8") if readme.exists() else ""
 
 
+class BuildWithRecipes(build_py):
+    """Copies `pipelines/*.toml` into the wheel as `tfdlrm/recipes`: commands find them there without a checkout."""
+
+    def run(self) -> None:
+        """Build as ever, then copy; an editable install reads the checkout's own."""
+        super().run()
+        if self.editable_mode:
+            return
+        folder = Path(self.build_lib) / "tfdlrm" / "recipes"
+        folder.mkdir(parents=True, exist_ok=True)
+        for recipe in sorted((ROOT / "pipelines").glob("*.toml")):
+            shutil.copyfile(recipe, folder / recipe.name)
+
+
 # TensorFlow and tf_keras move together, and results are checked against one pair of them.
 CORE = [
     "httpx>=0.27,<1",  # the verify stage asks a server
@@ -36,6 +52,7 @@ CORE = [
     "rich>=13.7,<16",
     "scikit-learn>=1.4,<2",
     "scipy>=1.11,<2",
+    "shtab>=1.7,<2",  # shell completion
     "tensorboard>=2.20,<3",  # tf.summary is empty without it
     "tensorflow~=2.21.0",
     "tensorflow-datasets>=4.9.10,<5",
@@ -64,11 +81,15 @@ EXTRAS = {
     "dev": [
         "dill>=0.3.8,<1",  # tfds.testing imports it without asking for it
         "hypothesis>=6.100,<7",
+        "ipykernel>=6,<8",  # runs the notebooks
         "jsonschema>=4.23,<5",
         "kubernetes-validate>=1.31,<2",  # Kubernetes' schemas, for the manifests
         "mypy>=1.13,<3",
+        "nbclient>=0.10,<1",
         "pandas>=2.2,<4",  # a client takes its frames
+        "playwright>=1.49,<2",  # drives a Chromium that is installed: reports are looked at in a browser
         "pre-commit>=4,<5",
+        "pyarrow>=15",  # a table of theirs is a data frame, too
         "pytest>=8,<10",
         "pytest-timeout>=2.3,<3",
         "pytest-xdist>=3.6,<4",
@@ -89,6 +110,8 @@ setup(
     license_files=["LICENSE"],
     packages=find_packages(include=["tfdlrm", "tfdlrm.*"]),
     package_data={"tfdlrm": ["py.typed"]},
+    cmdclass={"build_py": BuildWithRecipes},
+    entry_points={"console_scripts": ["tfdlrm = tfdlrm.pipelines.script:main"]},
     python_requires=">=3.11,<3.14",
     install_requires=CORE,
     extras_require=EXTRAS,

@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Files are handed out one by one to the processes that test. Those that take longest go first, or one of them would be
 # left to a single process in the end.
 LONGEST = (
+    "notebooks/",
     "pipelines/test_cluster",
     "models/test_contract",
     "distribute/test_mirrored",

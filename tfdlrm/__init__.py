@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from tfdlrm.models.matrix_factorization import MatrixFactorization
     from tfdlrm.models.wide_deep import WideDeep
     from tfdlrm.models.xdeepfm import XDeepFM
+    from tfdlrm.pipelines.dataframe import from_dataframe
+    from tfdlrm.pipelines.table_data import TableData
     from tfdlrm.spec.budget import fit_budget
     from tfdlrm.spec.config import RunConfig, load_config
     from tfdlrm.spec.features import DenseFeature, FeatureSpec, SparseFeature, TableConfig
@@ -83,10 +85,12 @@ __all__ = [
     "RunConfig",
     "SparseFeature",
     "TableConfig",
+    "TableData",
     "WideDeep",
     "XDeepFM",
     "evaluate_binary",
     "fit_budget",
+    "from_dataframe",
     "load_config",
     "packed_dataset",
 ]
@@ -121,10 +125,12 @@ _HOMES = {
     "SGD": "tfdlrm.training.row_optimizers",
     "SparseFeature": "tfdlrm.spec.features",
     "TableConfig": "tfdlrm.spec.features",
+    "TableData": "tfdlrm.pipelines.table_data",
     "WideDeep": "tfdlrm.models.wide_deep",
     "XDeepFM": "tfdlrm.models.xdeepfm",
     "evaluate_binary": "tfdlrm.metrics.binary",
     "fit_budget": "tfdlrm.spec.budget",
+    "from_dataframe": "tfdlrm.pipelines.dataframe",
     "load_config": "tfdlrm.spec.config",
     "packed_dataset": "tfdlrm.data.dataset",
 }

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from tfdlrm.data.dropped_rows import kept_rows
 from tfdlrm.data.reader import RawChunk, RawReader
 from tfdlrm.data.splits import SplitPlan, read_times
 from tfdlrm.spec.errors import ConfigError, DataError
@@ -109,6 +110,29 @@ def test_hash_with_a_share_of_zero():
     for fractions, expected in (((0.5, 0.5, 0.0), {0, 1}), ((0.5, 0.0, 0.5), {0, 2}), ((1.0, 0.0, 0.0), {0})):
         plan = SplitPlan.make(Split(by="hash", key="key", fractions=fractions), [500])
         assert set(plan.codes(chunk_of(keys)).tolist()) == expected
+
+
+def test_random_depends_on_the_seed_and_the_place_alone():
+    plan = SplitPlan.make(Split(by="random", seed=5), [30_000])
+    got = plan.codes_of_rows(np.arange(30_000))
+    assert plan.stretches() is None
+    np.testing.assert_allclose(np.bincount(got, minlength=3) / len(got), [0.8, 0.1, 0.1], atol=0.01)
+    some = np.array([3, 17, 18, 29_999])
+    assert plan.codes_of_rows(some).tolist() == got[some].tolist()  # however the rows are cut into chunks
+    # Pinned: another machine or version must give the same.
+    assert plan.codes_of_rows(np.arange(16)).tolist() == [0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+    other = SplitPlan.make(Split(by="random", seed=6), [30_000]).codes_of_rows(np.arange(30_000))
+    assert 0.6 < (other == got).mean() < 0.72  # independent draws agree on 0.8^2 + 0.1^2 + 0.1^2 of the rows
+    # Rows that are left out are left out of every split alike.
+    dropped = ~kept_rows(np.arange(30_000), np.zeros(30_000, np.float32), 0.5, seed=5)
+    assert abs((got[dropped] == 0).mean() - 0.8) < 0.02
+
+
+def test_random_with_a_share_of_zero():
+    for fractions, expected in (((0.5, 0.5, 0.0), {0, 1}), ((0.5, 0.0, 0.5), {0, 2}), ((1.0, 0.0, 0.0), {0})):
+        plan = SplitPlan.make(Split(by="random", fractions=fractions), [500])
+        assert set(plan.codes_of_rows(np.arange(500)).tolist()) == expected
+    assert plan.codes_of_rows(np.arange(0)).shape == (0,)
 
 
 def test_hash_of_a_chunk_without_good_rows():

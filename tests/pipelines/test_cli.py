@@ -11,13 +11,14 @@ import pytest
 from tests.pipelines.small_runs import call, refusal, write_recipe
 from tfdlrm.data.files import sha256_of
 from tfdlrm.pipelines import criteo, tabular
-from tfdlrm.pipelines.cli import CheckFailed, parse_stages, python_command, recipe, run_command
+from tfdlrm.pipelines.cli import CheckFailed, parse_stages, recipe, run_command
+from tfdlrm.pipelines.parsers import python_command
 from tfdlrm.pipelines.work_dir import config_toml
 from tfdlrm.spec.config import load_config
 from tfdlrm.spec.criteo import DENSE_COLUMNS, SPARSE_COLUMNS
 from tfdlrm.spec.errors import ConfigError, DataError
 
-OTHER_KINDS = ("compare", "cluster", "plan")
+OTHER_KINDS = ("compare", "cluster", "plan", "sweep")
 RECIPES = sorted(p.stem for p in recipe("demo").parent.glob("*.toml") if not p.stem.startswith(OTHER_KINDS))
 
 
@@ -153,9 +154,12 @@ def test_dry_run_prints_the_recipe_and_touches_nothing(tmp_path: Path, monkeypat
 
 def test_default_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert call(criteo.main, "--dry-run").out == config_toml(load_config(recipe("demo")))
+    assert call(criteo.main, "--dry-run").out.endswith("\n" + config_toml(load_config(recipe("demo"))))
+    compared = call(criteo.main, "--compare", "runs/before", "--dry-run").out
+    assert compared.endswith(config_toml(load_config(recipe("demo"), ['report.compare="runs/before"'])))
     with_raw = call(criteo.main, "--raw", "day_0", "--dry-run").out
-    assert with_raw == config_toml(load_config(recipe("criteo_kaggle"), ['data.raw=["day_0"]']))
+    assert with_raw.endswith("\n" + config_toml(load_config(recipe("criteo_kaggle"), ['data.raw=["day_0"]'])))
+    assert "# rows:      unknown: day_0 is not there\n" in with_raw
 
 
 @pytest.mark.parametrize("main", [criteo.main, tabular.main])
@@ -164,5 +168,6 @@ def test_help_names_every_argument(main, capsys: pytest.CaptureFixture[str]) -> 
         main(["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    for name in ("config", "raw", "work-dir", "stages", "set", "overwrite", "cross-validate", "dry-run"):
+    names = ("config", "raw", "work-dir", "stages", "set", "compare", "overwrite", "cross-validate", "dry-run", "quiet")
+    for name in names:
         assert f"--{name}" in text

@@ -21,7 +21,6 @@ from scipy import stats
 from tests.forks import Forks
 from tests.pipelines.small_runs import call, refusal
 from tfdlrm.pipelines import compare
-from tfdlrm.pipelines.cli import python_command
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = {
@@ -125,10 +124,9 @@ def test_an_interruption_says_how_to_go_on(tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
-    assert err.splitlines()[-1] == (
-        "tfdlrm: interrupted. What is done is kept; to go on: "
-        f"{python_command()} -m tfdlrm.pipelines.compare --config {config} --work-dir {work_dir} --jobs 2"
-    )
+    said = err.splitlines()[-1]
+    assert said.startswith("tfdlrm: interrupted. What is done is kept; to go on: ")
+    assert said.endswith(f"python -m tfdlrm.pipelines.compare --config {config} --work-dir {work_dir} --jobs 2")
     assert "Traceback" not in err
 
 

@@ -3,9 +3,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.stats import binomtest
-from sklearn.metrics import auc, roc_curve
+from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_curve
 
-from tfdlrm.report.curves import reliability_bins, roc_points
+from tfdlrm.report.curves import (
+    average_precision,
+    precision_recall_points,
+    reliability_bins,
+    roc_points,
+    rows_seen,
+)
 
 
 def sample(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -32,6 +38,34 @@ def test_thinned_roc_keeps_ends_and_area() -> None:
     assert len(false) == 300 and (false[0], true[0], false[-1], true[-1]) == (0, 0, 1, 1)
     exact = roc_curve(labels, scores)
     assert auc(false, true) == pytest.approx(auc(exact[0], exact[1]), abs=1e-4)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_precision_and_recall_are_those_of_scikit_learn(weighted: bool) -> None:
+    labels, scores, weight = sample(500)
+    weight = weight if weighted else None
+    precision, recall, _ = precision_recall_curve(labels, scores, sample_weight=weight)
+    found = precision_recall_points(labels, scores, weight)
+    # Theirs falls in recall and ends with a point of no row.
+    np.testing.assert_allclose(found[0], recall[-2::-1], atol=1e-12)
+    np.testing.assert_allclose(found[1], precision[-2::-1], atol=1e-12)
+    expected = average_precision_score(labels, scores, sample_weight=weight)
+    assert average_precision(*found) == pytest.approx(expected, abs=1e-12)
+
+
+def test_thinned_precision_keeps_the_area() -> None:
+    rng = np.random.default_rng(1)
+    scores = rng.random(50_000)
+    labels = rng.random(50_000) < scores
+    found = precision_recall_points(labels, scores, points=300)
+    assert len(found[0]) <= 300 and found[0][-1] == 1
+    assert average_precision(*found) == pytest.approx(average_precision_score(labels, scores), abs=2e-3)
+
+
+def test_rows_seen_count_short_batches_once_an_epoch() -> None:
+    order = [size for _ in range(3) for size in (4, 4, 2)]  # 10 rows an epoch in batches of 4
+    assert [rows_seen(step, 10, 4) for step in range(10)] == np.cumsum([0, *order]).tolist()
+    assert rows_seen(6, 8, 4) == 24
 
 
 def test_bins_are_means_of_equal_parts() -> None:

@@ -52,6 +52,13 @@ def test_tables_tell_what_is_known() -> None:
     assert list(plots(unread)) == ["importance.png"]
 
 
+def test_of_many_features_the_first_are_drawn() -> None:
+    many = [{**FIGURES["features"][1], "name": f"f{number}"} for number in range(30)]
+    (plot, *_) = plots({**FIGURES, "features": many}).values()
+    assert plot.caption.endswith("The first 20 of 30 features; all are in the table.")
+    assert "permutations." in plots(FIGURES)["importance.png"].caption[-20:]
+
+
 def test_page_holds_tables_and_plots() -> None:
     assert all(plot.png.startswith(b"\x89PNG") for plot in plots(FIGURES).values())
     page = render("run", sections(FIGURES))

@@ -169,6 +169,22 @@ def test_validation_inside_an_epoch(tmp_path):
     assert [entry["step"] for entry in result.state.history] == [3, 6, 9, 11]
 
 
+def test_training_ends_after_the_most_steps(tmp_path):
+    rows, settings = Rows(), config(epochs=3, max_steps=14)  # of 11 an epoch
+    result = train(fresh(settings), settings, rows, tmp_path, lambda: rows.batches(0, 0))
+    assert (result.state.step, result.state.epoch, result.state.step_in_epoch) == (14, 1, 3)
+    assert result.state.samples == 330 + 3 * 32
+    assert [entry["step"] for entry in result.state.history] == [11, 14]
+    assert not result.stopped_early
+    # More steps go on from there, and end where a run without a stop does.
+    longer = config(epochs=3, max_steps=40)
+    resumed, whole = fresh(longer), fresh(longer)
+    assert train(resumed, longer, rows, tmp_path, lambda: rows.batches(0, 0)).state.step == 33
+    train(whole, longer, rows, tmp_path / "whole", lambda: rows.batches(0, 0))
+    for first, second in zip(whole.weights, resumed.weights, strict=True):
+        np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-6)
+
+
 def test_divergence_is_an_error_and_keeps_what_was_good(tmp_path):
     rows, settings = Rows(), config(checkpoint_steps=4)
     rows.dense[np.random.default_rng(0).permutation(330)[200]] = np.nan  # in the seventh step

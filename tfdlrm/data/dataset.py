@@ -91,6 +91,18 @@ def packed_dataset(
         DataError: `directory` holds no prepared data set or one whose files disagree with the manifest, or `split` is
             unknown.
         ConfigError: a number is out of its range.
+
+    Example:
+        >>> import tempfile
+        >>> from tfdlrm.data.generators.random_rows import RandomRows
+        >>> from tfdlrm.data.generators.write import write_prepared
+        >>> from tfdlrm.spec.criteo import criteo_spec
+        >>> spec = criteo_spec([10] * 26, 4)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     manifest = write_prepared(f"{folder}/data", spec, {"train": RandomRows(spec).batches(100)}, {})
+        ...     inputs, labels = next(iter(packed_dataset(f"{folder}/data", "train", 32, shuffle=True)))
+        >>> inputs["sparse"].shape, labels.shape
+        (TensorShape([32, 26]), TensorShape([32, 1]))
     """
     manifest = Manifest.load(directory) if manifest is None else manifest
     manifest.refuse_unless_format("packed")

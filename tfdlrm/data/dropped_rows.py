@@ -1,4 +1,4 @@
-"""Which rows without a click are left out, where a recipe leaves a share of them out."""
+"""Numbers drawn for rows by their place, and which rows without a click are left out by them."""
 
 from __future__ import annotations
 
@@ -28,9 +28,18 @@ def kept_rows(
     """
     if not drop_negatives or not len(rows):
         return np.ones(len(rows), np.bool_)
-    first = int(rows[0]) // _AT_ONCE
-    generator = np.random.Generator(np.random.Philox(key=seed).advance(first))
-    start = first * _AT_ONCE
-    draws = generator.random(int(rows[-1]) + 1 - start)[rows - start]
-    kept: npt.NDArray[np.bool_] = (labels != 0) | (draws >= drop_negatives)
+    kept: npt.NDArray[np.bool_] = (labels != 0) | (row_numbers(rows, seed) >= drop_negatives)
     return kept
+
+
+def row_numbers(rows: npt.NDArray[np.int64], key: int) -> npt.NDArray[np.float64]:
+    """Return a number in [0, 1) for each row, drawn by NumPy's Philox for its place; it depends on nothing else.
+
+    Args:
+        rows: Numbers of rows over all files, ascending, `[n]`, n at least 1.
+        key: Key of the generator, below 2^128.
+    """
+    first = int(rows[0]) // _AT_ONCE
+    generator = np.random.Generator(np.random.Philox(key=key).advance(first))
+    start = first * _AT_ONCE
+    return generator.random(int(rows[-1]) + 1 - start)[rows - start]

@@ -102,8 +102,14 @@ class RawReader:
         ConfigError: a column is not in the files, or is asked for in two ways that exclude each other.
 
     Example:
-        >>> reader = RawReader(CRITEO_FORMAT, ["$CRITEO/train.txt"], dense=["I1"], strings=["C1"])
-        >>> clicks = sum(chunk.frame["label"].sum() for chunk in reader)
+        >>> import tempfile
+        >>> from tfdlrm.data.planted import write_planted
+        >>> from tfdlrm.spec.raw import CRITEO_FORMAT
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     summary = write_planted(f"{folder}/rows.tsv", rows=100)
+        ...     reader = RawReader(CRITEO_FORMAT, [f"{folder}/rows.tsv"], dense=["I1"], strings=["C1"])
+        ...     [chunk.frame.shape for chunk in reader]
+        [(100, 3)]
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Which raw row trains, which validates, which tests: by position, by time, or by the hash of a key."""
+"""Which raw row trains, which validates, which tests: by position, by time, by the hash of a key, or at random."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tfdlrm.data.dropped_rows import row_numbers
 from tfdlrm.data.reader import RawChunk, RawReader
 from tfdlrm.spec.errors import ConfigError, DataError
 from tfdlrm.spec.raw import Split
@@ -60,6 +61,8 @@ class SplitPlan:
         rows = sum(rows_per_file)
         if split.by == "hash":
             return _HashPlan(split)
+        if split.by == "random":
+            return _RandomPlan(split)
         if split.by == "time":
             if times is None or len(times) != rows:
                 raise ConfigError(f"`times` must hold {rows} values. Received: {0 if times is None else len(times)}.")
@@ -121,6 +124,26 @@ class _RowsPlan(SplitPlan):
 
     def codes_of_rows(self, rows: npt.NDArray[np.int64]) -> Codes:
         return self._codes[rows]
+
+
+class _RandomPlan(SplitPlan):
+    """Shares of a number drawn for each row by its place over all files."""
+
+    _STREAM = 1 << 64
+    """Added to the seed: rows are left out by the numbers below."""
+
+    def __init__(self, split: Split) -> None:
+        self._key = self._STREAM + (split.seed or 0)
+        self._fractions = split.fractions
+
+    def codes_of_rows(self, rows: npt.NDArray[np.int64]) -> Codes:
+        if not len(rows):
+            return np.empty(0, np.int8)
+        train, validation, test = self._fractions
+        place = row_numbers(rows, self._key)
+        last = TEST if test else VALIDATION
+        codes: Codes = np.where(place < train, TRAIN, np.where(place < train + validation, VALIDATION, last))
+        return codes.astype(np.int8)
 
 
 class _HashPlan(SplitPlan):

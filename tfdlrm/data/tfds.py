@@ -51,7 +51,7 @@ class CriteoClickLogs(tfds.core.GeneratorBasedBuilder):
 
     Example:
         >>> config = tfds.download.DownloadConfig(manual_dir="/data/criteo")  # holds train.txt
-        >>> rows = tfds.load(
+        >>> rows = tfds.load(  # doctest: +SKIP
         ...     "criteo_click_logs/kaggle", split="train", download_and_prepare_kwargs={"download_config": config}
         ... )
     """

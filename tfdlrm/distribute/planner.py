@@ -69,8 +69,8 @@ def plan_tables(
         >>> from tfdlrm.spec.criteo import KAGGLE, criteo_spec
         >>> machines = Topology(devices=[{"kind": "server", "count": 4, "memory": "1GB"}], workers=2)
         >>> plan = plan_tables(criteo_spec(KAGGLE, 16), optimizer="sgd", batch_size=2048, topology=machines)
-        >>> plan.placement["C3"], len(plan.placement["C6"])
-        ((0, 1, 2, 3), 1)
+        >>> plan.placement["C3"], plan.tables[2].decision
+        ((0, 1, 2, 3), 'rows')
     """
     if batch_size < 1:
         raise SpecError(f"`batch_size` must be at least 1. Received: {batch_size}.")

@@ -306,22 +306,36 @@ def _need_both(metric: str, y: npt.NDArray[np.bool_], w: Floats | None) -> None:
         raise DataError(f"`labels` must hold both classes for {metric}. Received: only {int(rate)}.")
 
 
-def _ranked(y: npt.NDArray[np.bool_], scores: npt.NDArray[Any], w: Floats | None) -> tuple[float, float]:
-    """Return the AUC and DeLong's variance of it."""
-    _need_both("AUC", y, w)
-    weight = np.ones(y.size) if w is None else w
+def placements(y: npt.NDArray[np.bool_], scores: npt.NDArray[Any], weight: Floats) -> tuple[Floats, Floats, float]:
+    """Return what DeLong's variance is made of, and the AUC.
+
+    Args:
+        y: Whether a row is positive, `[n]`; both kinds must carry weight.
+        scores: As in `auc`.
+        weight: Weight of each row.
+
+    Returns:
+        For each positive the share of negatives below it, for each negative that of positives above it (ties count
+        half), and the AUC.
+    """
     values, place = np.unique(scores, return_inverse=True)  # [u] ascending, [n] position in it
     positives = np.bincount(place, np.where(y, weight, 0.0), values.size)  # [u] weight of positives at each score
     negatives = np.bincount(place, np.where(y, 0.0, weight), values.size)
     # Share of negatives below a score, and of positives above it; those at the score count half.
     below = (np.cumsum(negatives) - negatives / 2) / negatives.sum()
     above = 1 - (np.cumsum(positives) - positives / 2) / positives.sum()
-    area = float(np.average(below, weights=positives))
-    variance = _variance_of_mean(below[place[y]], weight[y]) + _variance_of_mean(above[place[~y]], weight[~y])
-    return area, variance
+    return below[place[y]], above[place[~y]], float(np.average(below, weights=positives))
 
 
-def _variance_of_mean(values: Floats, weight: Floats) -> float:
+def _ranked(y: npt.NDArray[np.bool_], scores: npt.NDArray[Any], w: Floats | None) -> tuple[float, float]:
+    """Return the AUC and DeLong's variance of it."""
+    _need_both("AUC", y, w)
+    weight = np.ones(y.size) if w is None else w
+    below, above, area = placements(y, scores, weight)
+    return area, variance_of_mean(below, weight[y]) + variance_of_mean(above, weight[~y])
+
+
+def variance_of_mean(values: Floats, weight: Floats) -> float:
     """Variance of a weighted mean (equal weights: sample variance over n); 0 where one row has all the weight."""
     share = weight / weight.sum()
     freedom = 1 - np.sum(share**2)

@@ -43,8 +43,9 @@ def build(
     Example:
         >>> from tfdlrm.spec.criteo import criteo_spec
         >>> small = {"embedding_dim": 4, "bottom_units": [8, 4], "top_units": [8, 1]}
-        >>> build("dlrm", criteo_spec([10] * 26, 4), small).count_params()
-        2453
+        >>> model = build("dlrm", criteo_spec([10] * 26, 4), small)
+        >>> model.table_parameters, model.dense_parameters
+        (1040, 3005)
     """
     model_class = find_model(name)
     if not isinstance(config, ModelConfig):

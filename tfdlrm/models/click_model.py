@@ -37,6 +37,19 @@ class ClickModel(keras.Model):
 
     Returns:
         Click probability, float32 `[B, 1]`. Losses named `"binary_crossentropy"` are computed from the logits.
+
+    Example:
+        >>> from tfdlrm.spec.criteo import criteo_spec
+        >>> class Mean(ClickModel):  # the mean of the rows' vectors decides
+        ...     def __init__(self, spec, **kwargs):
+        ...         super().__init__(spec, **kwargs)
+        ...         self.embedding = EmbeddingCollection(self.spec, name="embedding")
+        ...     def build_layers(self):
+        ...         build_layer(self.embedding, [None, self.spec.n_ids])
+        ...     def logits(self, inputs, training=None):
+        ...         return tf.reduce_mean(self.embedding(inputs["sparse"]), axis=[1, 2])[:, tf.newaxis]
+        >>> Mean(criteo_spec([10] * 26, 4))({"dense": tf.zeros([2, 13]), "sparse": tf.zeros([2, 26], tf.int32)}).shape
+        TensorShape([2, 1])
     """
 
     has_linear_terms: ClassVar[bool] = False

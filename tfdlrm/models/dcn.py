@@ -48,6 +48,12 @@ class DCN(ClickModel):
 
     Raises:
         ValueError: `cross_layers` is below 1, or `top_units` does not end with 1.
+
+    Example:
+        >>> from tfdlrm.spec.criteo import criteo_spec
+        >>> model = DCN(criteo_spec([10] * 26, 4), cross_layers=2, top_units=(8, 1))
+        >>> model({"dense": tf.zeros([2, 13]), "sparse": tf.zeros([2, 26], tf.int32)}).shape
+        TensorShape([2, 1])
     """
 
     def __init__(

@@ -52,6 +52,12 @@ class DCNv2(ClickModel):
     Raises:
         ValueError: `cross_layers` or `cross_rank` is below 1, `structure` is unknown, or `top_units` does not end
             with 1.
+
+    Example:
+        >>> from tfdlrm.spec.criteo import criteo_spec
+        >>> model = DCNv2(criteo_spec([10] * 26, 4), cross_rank=2, top_units=(8, 1))
+        >>> model({"dense": tf.zeros([2, 13]), "sparse": tf.zeros([2, 26], tf.int32)}).shape
+        TensorShape([2, 1])
     """
 
     def __init__(

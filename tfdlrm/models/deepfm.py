@@ -36,6 +36,12 @@ class DeepFM(FactorizedModel):
 
     Raises:
         ValueError: tables have different widths, or `top_units` does not end with 1.
+
+    Example:
+        >>> from tfdlrm.spec.criteo import criteo_spec
+        >>> model = DeepFM(criteo_spec([10] * 26, 4), top_units=(8, 1))
+        >>> model({"dense": tf.zeros([2, 13]), "sparse": tf.zeros([2, 26], tf.int32)}).shape
+        TensorShape([2, 1])
     """
 
     def __init__(

@@ -42,6 +42,12 @@ class DLRMDCNv2(ClickModel):
 
     Raises:
         ValueError: widths do not fit the spec, or `cross_layers` or `cross_rank` is below 1.
+
+    Example:
+        >>> from tfdlrm.spec.criteo import criteo_spec
+        >>> model = DLRMDCNv2(criteo_spec([10] * 26, 4), bottom_units=(8, 4), cross_rank=2, top_units=(8, 1))
+        >>> model({"dense": tf.zeros([2, 13]), "sparse": tf.zeros([2, 26], tf.int32)}).shape
+        TensorShape([2, 1])
     """
 
     def __init__(

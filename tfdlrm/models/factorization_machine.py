@@ -36,6 +36,12 @@ class FactorizationMachine(FactorizedModel):
 
     Raises:
         ValueError: tables have different widths.
+
+    Example:
+        >>> from tfdlrm.spec.criteo import criteo_spec
+        >>> model = FactorizationMachine(criteo_spec([10] * 26, 4))
+        >>> model({"dense": tf.zeros([2, 13]), "sparse": tf.zeros([2, 26], tf.int32)}).shape
+        TensorShape([2, 1])
     """
 
     def __init__(

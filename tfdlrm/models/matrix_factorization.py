@@ -37,6 +37,12 @@ class MatrixFactorization(ClickModel):
 
     Raises:
         ValueError: `pair` is not given or does not name two sparse features, or their tables' widths differ.
+
+    Example:
+        >>> from tfdlrm.spec.criteo import criteo_spec
+        >>> model = MatrixFactorization(criteo_spec([10] * 26, 4), pair=("C1", "C2"))
+        >>> model({"dense": tf.zeros([2, 13]), "sparse": tf.zeros([2, 26], tf.int32)}).shape
+        TensorShape([2, 1])
     """
 
     has_linear_terms = True

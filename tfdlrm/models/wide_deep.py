@@ -42,6 +42,12 @@ class WideDeep(LinearModel):
     Raises:
         ValueError: a cross names no sparse feature or fewer than two, or is there twice, or `cross_rows` is below 1, or
             `top_units` does not end with 1.
+
+    Example:
+        >>> from tfdlrm.spec.criteo import criteo_spec
+        >>> model = WideDeep(criteo_spec([10] * 26, 4), crosses=[("C1", "C2")], cross_rows=50, top_units=(8, 1))
+        >>> model({"dense": tf.zeros([2, 13]), "sparse": tf.zeros([2, 26], tf.int32)}).shape
+        TensorShape([2, 1])
     """
 
     def __init__(

@@ -15,6 +15,7 @@ from tfdlrm.pipelines.benchmarks.figures import rate_text, write_figures
 from tfdlrm.pipelines.cli import load_tensorflow, run_command
 from tfdlrm.pipelines.console import Advance, progress_bars
 from tfdlrm.pipelines.large_pages import start_again_with_large_pages
+from tfdlrm.pipelines.parsers import CommandParser
 from tfdlrm.pipelines.specs import recipe_spec
 from tfdlrm.spec.coding import TableCoding
 from tfdlrm.spec.config import RunConfig, TableForm, load_config
@@ -24,11 +25,17 @@ from tfdlrm.spec.features import FeatureSpec
 from tfdlrm.spec.train_config import DenseOptimizer, EmbeddingOptimizer
 
 _EMBEDDING_DIM = 16
+_EXAMPLES = {
+    "train --table-rows 1000000": "rows/s of training",
+    "input --rows 1000000": "reading alone",
+    "prepare --rows 1000000": "raw rows to TFRecord",
+    "serve --table-rows 1000000": "a server under load",
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser("python -m tfdlrm.pipelines.benchmark", description=__doc__, allow_abbrev=False)
+    parser = CommandParser("tfdlrm.pipelines.benchmark", __doc__, _EXAMPLES)
     commands = parser.add_subparsers(dest="command", required=True)
     _add_train(commands.add_parser("train", help="training through model.fit", allow_abbrev=False))
     _add_input(commands.add_parser("input", help="TFRecord files to shuffled batches", allow_abbrev=False))

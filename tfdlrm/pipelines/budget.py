@@ -13,6 +13,7 @@ from tfdlrm.data.manifest import MANIFEST, Manifest
 from tfdlrm.pipelines.arguments import positive, positives
 from tfdlrm.pipelines.benchmarks.figures import write_figures
 from tfdlrm.pipelines.cli import load_tensorflow, refuse_directories, run_command
+from tfdlrm.pipelines.parsers import CommandParser
 from tfdlrm.pipelines.specs import recipe_spec, tables_spec
 from tfdlrm.pipelines.table import plan_table, print_tables
 from tfdlrm.spec.budget import METHODS, BudgetPlan, fit_budget
@@ -36,9 +37,14 @@ class _Tables(NamedTuple):
     methods: Sequence[str] = METHODS
 
 
+_EXAMPLES = {
+    "--dataset kaggle --budget 512MB": "how 2 GiB of tables fit into half of one",
+}
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser("python -m tfdlrm.pipelines.budget", description=__doc__, allow_abbrev=False)
+    parser = CommandParser("tfdlrm.pipelines.budget", __doc__, _EXAMPLES)
     source = parser.add_mutually_exclusive_group(required=True)
     add = source.add_argument
     add("--config", type=Path, metavar="FILE", help="recipe that hashes every table: its features")

@@ -6,18 +6,19 @@ import argparse
 import contextlib
 import importlib
 import os
-import shlex
-import shutil
 import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
 import tfdlrm
 from tfdlrm.data.raw_blocks import expand_path
+from tfdlrm.pipelines.manner import manner, say, tell_error
+from tfdlrm.pipelines.parsers import CommandParser, typed_again
 from tfdlrm.pipelines.work_dir import WorkDir, config_toml
 from tfdlrm.spec.config import RunConfig, load_config
 from tfdlrm.spec.errors import ConfigError, DataError, UserError, did_you_mean
@@ -69,7 +70,8 @@ def run_command(body: Callable[[], int], go_on: str | None = None) -> int:
 
 
 def _interrupted(go_on: str | None) -> int:
-    print("tfdlrm: interrupted." + (f" What is done is kept; to go on: {go_on}" if go_on else ""), file=sys.stderr)
+    on = f" What is done is kept; to go on: {go_on}" if go_on else ""
+    tell_error(f"tfdlrm: interrupted.{on}", exit_code=EXIT_INTERRUPTED)
     return EXIT_INTERRUPTED
 
 
@@ -95,7 +97,9 @@ def _noted_interruption() -> Iterator[threading.Event]:
 
 
 def _fail(message: str, code: int = EXIT_USER_ERROR) -> int:
-    print("tfdlrm: " + " ".join(message.split()), file=sys.stderr)
+    if manner().verbose and sys.exc_info()[0] is not None:
+        traceback.print_exc()
+    tell_error("tfdlrm: " + " ".join(message.split()), exit_code=code)
     return code
 
 
@@ -121,7 +125,7 @@ def load_tensorflow() -> None:
         notes.seek(0)
         lines = notes.read().decode(errors="replace").splitlines()
     for line in lines:
-        if not any(note in line for note in _NOTES):
+        if manner().verbose or not any(note in line for note in _NOTES):
             print(line, file=sys.stderr)
 
 
@@ -131,7 +135,10 @@ def recipe(name: str) -> Path:
     Raises:
         ConfigError: there is none of that name.
     """
-    folder = Path(tfdlrm.__file__).resolve().parents[1] / "pipelines"
+    package = Path(tfdlrm.__file__).resolve().parent
+    folder = package / "recipes"  # where a wheel has them
+    if not folder.is_dir():
+        folder = package.parent / "pipelines"
     path = folder / f"{name}.toml"
     if not path.is_file():
         known = sorted(p.stem for p in folder.glob("*.toml"))
@@ -139,24 +146,9 @@ def recipe(name: str) -> Path:
     return path
 
 
-def python_command() -> str:
-    """Return what to type for the Python that runs, as short as it may be."""
-    found = shutil.which("python")
-    if found is not None and os.path.samefile(found, sys.executable) and Path(found).parent == _bin():
-        return "python"
-    try:
-        return shlex.quote(str(Path(sys.executable).relative_to(Path.cwd())))
-    except ValueError:
-        return shlex.quote(sys.executable)
-
-
-def _bin() -> Path:
-    return Path(sys.executable).parent
-
-
-def pipeline_parser(module: str, description: str) -> argparse.ArgumentParser:
+def pipeline_parser(module: str, description: str, examples: Mapping[str, str]) -> argparse.ArgumentParser:
     """Return the parser of a command that runs the stages."""
-    parser = argparse.ArgumentParser(f"python -m {module}", description=description, allow_abbrev=False)
+    parser = CommandParser(module, description, examples)
     parser.add_argument("--config", type=Path, metavar="FILE", help="recipe (TOML)")
     parser.add_argument(
         "--raw", nargs="+", default=[], metavar="PATH", help="raw files in order, plain or .gz, in place of `data.raw`"
@@ -184,6 +176,9 @@ def pipeline_parser(module: str, description: str) -> argparse.ArgumentParser:
         help="change the recipe; repeatable",
     )
     parser.add_argument(
+        "--compare", type=Path, metavar="RUN", help="work dir of another run, to be beside this one in the report"
+    )
+    parser.add_argument(
         "--overwrite",
         action="store_true",
         help="start afresh in a work dir that holds a run; rows prepared by an equal recipe are kept",
@@ -193,27 +188,32 @@ def pipeline_parser(module: str, description: str) -> argparse.ArgumentParser:
         action="store_true",
         help='prepare, train and evaluate once for each fold; needs split.by = "fold"',
     )
-    parser.add_argument("--dry-run", action="store_true", help="check the recipe, print it with all defaults, stop")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check the recipe; print what would run, its size and time, and the recipe with all defaults",
+    )
     return parser
 
 
 def pipeline_main(
-    module: str, description: str, argv: Sequence[str] | None, default_recipe: Callable[[bool], Path | None]
+    module: str,
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None,
+    default_recipe: Callable[[bool], Path | None],
 ) -> int:
     """Parse the arguments of a pipeline command and run it.
 
     Args:
         module: Name of the command's module.
-        description: First line of its help.
+        parser: What `pipeline_parser` returned for it.
         argv: Arguments; those of the process where `None`.
         default_recipe: Told whether raw files are given, returns the recipe to take where `--config` names none.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    args = pipeline_parser(module, description).parse_args(arguments)
+    args = parser.parse_args(arguments)
     again = [argument for argument in arguments if argument != "--overwrite"]
-    return run_command(
-        lambda: _run(args, default_recipe), f"{python_command()} -m {module} {shlex.join(again)}".rstrip()
-    )
+    return run_command(lambda: _run(args, default_recipe), typed_again(module, again))
 
 
 def _run(args: argparse.Namespace, default_recipe: Callable[[bool], Path | None]) -> int:
@@ -221,8 +221,7 @@ def _run(args: argparse.Namespace, default_recipe: Callable[[bool], Path | None]
     config = _configuration(args, default_recipe)
     if args.dry_run:
         _refuse_misfit(config)
-        print(config_toml(config), end="")
-        return 0
+        return _dry_run(config, WorkDir(args.work_dir or Path("runs") / config.name), stages)
     if args.cross_validate and config.data.split.by != "fold":
         raise ConfigError(f'`data.split.by` must be "fold" for --cross-validate. Received: {config.data.split.by!r}.')
     if args.cross_validate and config.data.growth.from_run is not None:
@@ -246,6 +245,16 @@ def _run(args: argparse.Namespace, default_recipe: Callable[[bool], Path | None]
             from tfdlrm.pipelines.run import run_pipeline
 
             run_pipeline(config, work_dir, stages, args.overwrite)
+    return 0
+
+
+def _dry_run(config: RunConfig, work_dir: WorkDir, stages: Sequence[str]) -> int:
+    """Say what would run, as comments before the recipe: both together are a recipe, too."""
+    from tfdlrm.pipelines.forecast import forecast
+
+    for line in forecast(config, work_dir, stages):
+        print(f"# {line}")
+    print(config_toml(config), end="")
     return 0
 
 
@@ -295,7 +304,7 @@ def _configuration(args: argparse.Namespace, default_recipe: Callable[[bool], Pa
     if path is None and args.work_dir is not None and (args.work_dir / "config.toml").is_file():
         path = args.work_dir / "config.toml"
         if not args.dry_run:  # which prints a recipe, and nothing else
-            print(f"recipe: {path}")
+            say(f"recipe: {path}")
     if path is None and args.continue_from is not None:
         path = _recipe_of_run(args)
     if path is None:
@@ -303,6 +312,9 @@ def _configuration(args: argparse.Namespace, default_recipe: Callable[[bool], Pa
     if path is None:
         raise ConfigError("`--config` must name a recipe. Received: none.")
     config = load_config(path, args.set)
+    if args.compare is not None:
+        report = config.report.model_copy(update={"compare": str(args.compare)})
+        config = config.model_copy(update={"report": report})
     if args.raw:
         config = config.model_copy(update={"data": config.data.model_copy(update={"raw": tuple(args.raw)})})
     if args.continue_from is not None:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from tfdlrm.pipelines.arguments import positive
-from tfdlrm.pipelines.cli import load_tensorflow, python_command, recipe, refuse_unreadable, run_command
+from tfdlrm.pipelines.cli import load_tensorflow, recipe, refuse_unreadable, run_command
+from tfdlrm.pipelines.parsers import CommandParser, typed_again
 from tfdlrm.spec.compare import CompareConfig, load_compare
 from tfdlrm.spec.errors import ConfigError, did_you_mean
 
 _MODULE = "tfdlrm.pipelines.compare"
 _CHOICES = ("dataset", "model", "optimizer", "seed")
+_EXAMPLES = {
+    "": "DLRM and DCN at equal size, on planted rows",
+    "--config pipelines/compare.toml --jobs 2": "two models at a time",
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser(f"python -m {_MODULE}", description=__doc__, allow_abbrev=False)
+    parser = CommandParser(_MODULE, __doc__, _EXAMPLES)
     add = parser.add_argument
     add("--config", type=Path, metavar="FILE", help="comparison (TOML; default: the paper's on planted rows)")
     add("--work-dir", type=Path, metavar="DIR", help="where it keeps its files (default: runs/<name>)")
@@ -40,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a comparison."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(arguments)
-    again = shlex.join(argument for argument in arguments if argument != "--overwrite")
-    return run_command(lambda: _run(args), f"{python_command()} -m {_MODULE} {again}".rstrip())
+    again = [argument for argument in arguments if argument != "--overwrite"]
+    return run_command(lambda: _run(args), typed_again(_MODULE, again))
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -14,6 +14,8 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from tfdlrm.pipelines.manner import manner, say, tell_progress
+
 Advance = Callable[[int], None]
 NewBar = Callable[[str, int], Advance]
 FIRST_LINE, NEXT_LINES = 30.0, 60.0
@@ -38,7 +40,7 @@ class Console:
     def say(self, line: str) -> None:
         """Print and log a line."""
         if not self._quiet:
-            print(line, flush=True)
+            say(line)
         if self._log_file is None:
             return
         with self._log_file.open("a", encoding="utf-8") as file:
@@ -56,7 +58,7 @@ class Console:
 
 @contextmanager
 def progress_bars(
-    watched: bool | None = None, first_line: float = FIRST_LINE, next_lines: float = NEXT_LINES
+    watched: bool | None = None, first_line: float | None = None, next_lines: float | None = None
 ) -> Iterator[NewBar]:
     """Show progress bars with rows/s and time left while the block runs; plain lines where no one watches.
 
@@ -64,14 +66,21 @@ def progress_bars(
 
     Args:
         watched: Whether someone watches. Defaults to whether standard output and standard error are a terminal.
-        first_line: Seconds of a phase before its first line; a phase that is over by then has none.
-        next_lines: Seconds between its lines.
+        first_line: Seconds of a phase before its first line; a phase that is over by then has none. Defaults to 30, a
+            tenth of it for `--verbose`.
+        next_lines: Seconds between its lines. Defaults to 60, a tenth of it for `--verbose`.
 
     Yields:
         A function that starts a bar, told its title and its rows (0 where they are not known), and returns the
         function to call with the number of rows just done.
     """
-    if not (_is_watched() if watched is None else watched):
+    if manner().quiet:
+        yield lambda title, rows: lambda done: None
+        return
+    if manner().json_logs or not (_is_watched() if watched is None else watched):
+        often = 0.1 if manner().verbose else 1.0
+        first_line = often * FIRST_LINE if first_line is None else first_line
+        next_lines = often * NEXT_LINES if next_lines is None else next_lines
         with _progress_lines(first_line, next_lines) as new_line:
             yield new_line
         return
@@ -137,7 +146,8 @@ class _Phase:
             done, now = self._done, time.perf_counter()
             share = f" of {self._rows:,} rows ({done / self._rows:.1%})" if self._rows else " rows"
             rate = (done - told) / (now - since)
-            print(f"{self._title}: {done:,}{share}, {rate:,.0f} rows/s", file=sys.stderr, flush=True)
+            known = {"rows": done, "of": self._rows or None, "rows_per_second": round(rate)}
+            tell_progress(f"{self._title}: {done:,}{share}, {rate:,.0f} rows/s", **known)
             wait, told, since = next_lines, done, now
 
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from tfdlrm.data.files import write_atomic
 from tfdlrm.pipelines.arguments import natural, positive
 from tfdlrm.pipelines.cli import load_tensorflow, refuse_directories, run_command
+from tfdlrm.pipelines.manner import say
+from tfdlrm.pipelines.parsers import CommandParser
 from tfdlrm.pipelines.table import print_tables
 from tfdlrm.pipelines.work_dir import existing_run, json_text
 from tfdlrm.spec.errors import ConfigError
@@ -20,11 +22,15 @@ if TYPE_CHECKING:
     from tfdlrm.pipelines.stages.context import Run
 
 _SEEDS = 2**32
+_EXAMPLES = {
+    "--work-dir runs/demo": "feature importance and table usage",
+    "--work-dir runs/demo --rows 20000 --repeats 3": "quicker, less sure",
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser("python -m tfdlrm.pipelines.explain", description=__doc__, allow_abbrev=False)
+    parser = CommandParser("tfdlrm.pipelines.explain", __doc__, _EXAMPLES)
     add = parser.add_argument
     add("--work-dir", type=Path, required=True, metavar="RUN", help="work dir of a run that has been trained")
     add("--rows", type=positive, default=100_000, metavar="N", help="held-out rows to score (default: %(default)s)")
@@ -54,7 +60,7 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-def explain(run: Run, rows: int, repeats: int, seed: int) -> dict[str, Any]:
+def explain(run: Run, rows: int, repeats: int, seed: int, usage_rows: int | None = None) -> dict[str, Any]:
     """Return the importance of every feature and the usage of every table, for the weights that would be exported.
 
     Args:
@@ -62,10 +68,13 @@ def explain(run: Run, rows: int, repeats: int, seed: int) -> dict[str, Any]:
         rows: Most held-out rows to score. Where there are more, that many are drawn from shuffled blocks.
         repeats: Permutations of each feature.
         seed: Of rows and permutations.
+        usage_rows: About how many training rows to read for the usage of tables, in blocks spread evenly. Defaults to
+            all.
 
     Raises:
         DataError: training has not finished, or prepared rows are not what the manifest says.
     """
+    from tfdlrm.data.blocks import BlockReader, block_places, spread_blocks
     from tfdlrm.export.serving_rows import serving_rows
     from tfdlrm.training.importance import permutation_importance
     from tfdlrm.training.table_usage import count_reads, usage_of_tables
@@ -73,7 +82,9 @@ def explain(run: Run, rows: int, repeats: int, seed: int) -> dict[str, Any]:
     step, model = run.chosen_step(), run.trained_model()
     split = run.held_out() or "train"
     rows = min(rows, run.manifest.splits[split].rows)
-    training_rows = run.manifest.splits["train"].rows
+    share = 1.0 if usage_rows is None else min(1.0, usage_rows / max(run.manifest.splits["train"].rows, 1))
+    places = spread_blocks(block_places(run.manifest, "train"), share)
+    training_rows = sum(place.info.rows for place in places)
     features = run.spec.n_dense + len(run.spec.sparse)
     with run.console.bars() as bar:
         with serving_rows(model, run.untouched_rows):  # what is explained is what is served
@@ -86,7 +97,8 @@ def explain(run: Run, rows: int, repeats: int, seed: int) -> dict[str, Any]:
                 batch_size=run.config.evaluate.batch_size,
                 progress=bar("permute", rows * (1 + features * repeats)),
             )
-        reads = count_reads(run.spec, run.batches("train").as_numpy_iterator(), bar("count", training_rows))
+        reader = BlockReader(run.work_dir.data, run.manifest)
+        reads = count_reads(run.spec, ((reader.read(place),) for place in places), bar("count", training_rows))
     return {
         "step": step,
         "weights": run.chosen_weights(),
@@ -124,12 +136,13 @@ def _some(run: Run, split: str, rows: int, seed: int) -> list[tuple[Any, ...]]:
 
 def _write(run: Run, figures: dict[str, Any], copy: Path | None) -> None:
     """Print the tables; write figures and plots to `report/`, and the page anew if there is one."""
+    from tfdlrm.pipelines.reporting.importance import EXPLANATION
     from tfdlrm.pipelines.stages import report
     from tfdlrm.report.explanation import importance_table, plots, usage_tables
 
     folder = run.work_dir.report
     text = json_text(figures)
-    for file in (folder / report.EXPLANATION, copy):
+    for file in (folder / EXPLANATION, copy):
         if file is not None:
             write_atomic(file, text)
     for name, plot in plots(figures).items():
@@ -137,9 +150,9 @@ def _write(run: Run, figures: dict[str, Any], copy: Path | None) -> None:
     print_tables(importance_table(figures), *usage_tables(figures))
     if (folder / report.PAGE).is_file():
         report.work(run)
-        print(f"Page: {folder / report.PAGE}")
+        say(f"Page: {folder / report.PAGE}")
     else:
-        print(f"Figures and plots: {folder}")
+        say(f"Figures and plots: {folder}")
 
 
 if __name__ == "__main__":

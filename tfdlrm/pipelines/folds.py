@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tfdlrm.pipelines.run import run_pipeline
-from tfdlrm.pipelines.table import fold_table, print_tables
+from tfdlrm.pipelines.table import fold_table, say_tables
 from tfdlrm.pipelines.work_dir import WorkDir
 from tfdlrm.spec.config import RunConfig
 
@@ -41,7 +41,7 @@ def cross_validate(config: RunConfig, work_dir: WorkDir, overwrite: bool = False
         folds.append({"fold": fold, **{key: evaluated[key] for key in ("rows", "steps", "metrics")}})
     results = {"name": config.name, "folds": folds, **_summary(folds)}
     work_dir.write_metrics(results)
-    print_tables(fold_table(results))
+    say_tables(fold_table(results))
     return results
 
 

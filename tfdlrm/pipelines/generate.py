@@ -16,6 +16,8 @@ from tfdlrm.pipelines.arguments import natural, positive, positives
 from tfdlrm.pipelines.benchmarks.figures import write_figures
 from tfdlrm.pipelines.cli import CheckFailed, load_tensorflow, refuse_directories, run_command
 from tfdlrm.pipelines.console import Stopwatch, progress_bars
+from tfdlrm.pipelines.manner import say
+from tfdlrm.pipelines.parsers import CommandParser
 from tfdlrm.pipelines.specs import recipe_spec, tables_spec
 from tfdlrm.pipelines.table import print_tables
 from tfdlrm.report.html import Table
@@ -26,11 +28,16 @@ from tfdlrm.spec.features import FeatureSpec
 
 _ID_LAWS = {"mu": "gaussian", "sigma": "gaussian", "alpha": "powerlaw"}
 _MOST_PANELS = 4
+_EXAMPLES = {
+    "random --rows 1000000 --raw train.txt": "random rows in Criteo's format",
+    "planted --rows 200000 --raw planted.txt": "clicks whose true probabilities are known",
+    "profile runs/demo/data": "stack distances",
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser("python -m tfdlrm.pipelines.generate", description=__doc__, allow_abbrev=False)
+    parser = CommandParser("tfdlrm.pipelines.generate", __doc__, _EXAMPLES)
     commands = parser.add_subparsers(dest="command", required=True)
     _add_random(commands.add_parser("random", help="random rows", allow_abbrev=False))
     _add_trace(commands.add_parser("trace", help="rows whose ids have given stack distances", allow_abbrev=False))
@@ -256,7 +263,7 @@ def _write(
             rows = sum(split.rows for split in manifest.splits.values())
             rate = sum(split.positives for split in manifest.splits.values()) / max(1, rows)
     where = args.raw or args.prepared
-    print(
+    say(
         f"{where}: {rows:,} rows of {recipe['generator']} data; tables {len(spec.tables)}, table rows "
         f"{spec.table_rows:,}, ids a row {spec.n_ids}, mean label {rate:.3f}; {rows / watch.seconds:,.0f} rows/s"
     )
@@ -280,7 +287,7 @@ def judge(mode: str, results: dict[str, TraceResult]) -> int:
     """
     unfinished = [name for name, r in results.items() if r.ks is None]
     if unfinished:
-        print(f"not checked, since the warm-up takes more rows (--warm-start skips it): {', '.join(unfinished)}")
+        say(f"not checked, since the warm-up takes more rows (--warm-start skips it): {', '.join(unfinished)}")
     if mode == "lru":
         for name, result in results.items():
             if result.ks is not None and result.ks >= result.limit:
@@ -304,7 +311,7 @@ def _draw(path: Path, results: dict[str, TraceResult]) -> None:
         for name in worst[:_MOST_PANELS]
     }
     write_atomic(path, cumulative_shares(curves, "stack distance"))
-    print(f"picture in {path}")
+    say(f"picture in {path}")
 
 
 def _planted(args: argparse.Namespace) -> int:
@@ -313,7 +320,7 @@ def _planted(args: argparse.Namespace) -> int:
     _refuse_to_replace(args.raw, args.overwrite)
     with progress_bars() as new_bar:
         summary = write_planted(args.raw, args.rows, args.seed, new_bar("generate", args.rows))
-    print(
+    say(
         f"{args.raw}: {summary.rows:,} planted rows, click rate {summary.click_rate:.3f}; best possible AUC "
         f"{summary.bayes_auc:.4f} and log loss {summary.bayes_log_loss:.4f}, by {bayes_path(args.raw)}"
     )

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from tfdlrm.data.files import publish
 from tfdlrm.pipelines.cli import load_tensorflow, refuse_directories, run_command
+from tfdlrm.pipelines.manner import say
+from tfdlrm.pipelines.parsers import CommandParser
 from tfdlrm.pipelines.table import print_tables
 from tfdlrm.report.html import Table
 from tfdlrm.spec.coding import NO_ROW, Unseen
@@ -22,11 +24,15 @@ if TYPE_CHECKING:
     from tfdlrm.export.torch_names import TorchWeights
 
 _WORDS = ("zeros", "missing", "rare")
+_EXAMPLES = {
+    "--checkpoint dlrm.pt": "only look: layers, tables, shapes",
+    "--checkpoint dlrm.pt --out saved_models/dlrm": "export it for serving",
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser("python -m tfdlrm.pipelines.import_torch", description=__doc__, allow_abbrev=False)
+    parser = CommandParser("tfdlrm.pipelines.import_torch", __doc__, _EXAMPLES)
     add = parser.add_argument
     add("--checkpoint", type=Path, required=True, metavar="FILE", help="file of torch.save, or .npz of the same names")
     add("--out", type=Path, metavar="PATH", help="FILE.keras, or a folder of versions for serving (default: only look)")
@@ -79,9 +85,9 @@ def _run(args: argparse.Namespace) -> int:
     print_tables(*_architecture(weights, model))
     if to_keras:
         _save(model, args.out)
-        print(f"Model: {args.out}")
+        say(f"Model: {args.out}")
     elif args.out is not None:
-        print(f"Model: {_export(model, encoder, args.out, args.unseen)}")
+        say(f"Model: {_export(model, encoder, args.out, args.unseen)}")
     return 0
 
 

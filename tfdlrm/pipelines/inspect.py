@@ -12,12 +12,19 @@ from typing import Any
 from tfdlrm.data.files import write_atomic
 from tfdlrm.pipelines.cli import load_tensorflow, refuse_directories, run_command
 from tfdlrm.pipelines.console import progress_bars
+from tfdlrm.pipelines.parsers import CommandParser
 from tfdlrm.pipelines.table import print_tables
+
+_EXAMPLES = {
+    "runs/demo/data": "splits, click rates, top values, drift",
+    "runs/demo/data --verify": "read every file and compare checksums",
+    "runs/demo/data --html rows.html": "the same as a page",
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser("python -m tfdlrm.pipelines.inspect", description=__doc__, allow_abbrev=False)
+    parser = CommandParser("tfdlrm.pipelines.inspect", __doc__, _EXAMPLES)
     add = parser.add_argument
     add("directory", type=Path, metavar="DIR", help="prepared data set: the folder with manifest.json")
     add("--verify", action="store_true", help="first read every file again and compare its checksum")

@@ -8,13 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tfdlrm.pipelines.cli import load_tensorflow, refuse_directories, run_command
+from tfdlrm.pipelines.manner import say
+from tfdlrm.pipelines.parsers import CommandParser
 from tfdlrm.pipelines.work_dir import existing_run
 from tfdlrm.spec.errors import DataError
+
+_EXAMPLES = {
+    "--work-dir runs/demo --out demo.onnx": "write it, and compare its answers with the export",
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser("python -m tfdlrm.pipelines.onnx", description=__doc__, allow_abbrev=False)
+    parser = CommandParser("tfdlrm.pipelines.onnx", __doc__, _EXAMPLES)
     add = parser.add_argument
     add("--work-dir", type=Path, required=True, metavar="RUN", help="work dir of a run that has been exported")
     add("--out", type=Path, required=True, metavar="FILE", help="the ONNX file; large tables go to FILE.<hash>.data")
@@ -45,7 +51,7 @@ def _run(args: argparse.Namespace) -> int:
         record = ExportRecord.from_json((version / ASSETS / RECORD_FILE).read_text(encoding="utf-8"))
         report = export_onnx(run.trained_model(), record, version, args.out, tolerance=config.export.tolerance)
     beside = ", tables in a file beside it" if report.external else ""
-    print(f"{args.out}: {report.bytes / 2**20:,.1f} MiB{beside}, at most {report.difference:.1e} from {version}")
+    say(f"{args.out}: {report.bytes / 2**20:,.1f} MiB{beside}, at most {report.difference:.1e} from {version}")
     return 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -13,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from tfdlrm.pipelines.arguments import positive
 from tfdlrm.pipelines.beam import add_beam_arguments, refuse_idle_options, run_with_beam, split_beam_options
-from tfdlrm.pipelines.cli import load_tensorflow, python_command, refuse_directories, run_command
+from tfdlrm.pipelines.cli import load_tensorflow, refuse_directories, run_command
 from tfdlrm.pipelines.console import NewBar, Stopwatch, progress_bars
 from tfdlrm.pipelines.day_notes import day_notes
+from tfdlrm.pipelines.manner import say
+from tfdlrm.pipelines.parsers import CommandParser, typed_again
 from tfdlrm.pipelines.recipe_text import diff_lines, explanation_lines
 from tfdlrm.spec.config import DataConfig, load_config
 from tfdlrm.spec.errors import ConfigError, DataError, DiskFullError
@@ -26,11 +27,16 @@ if TYPE_CHECKING:
     from tfdlrm.data.manifest import Manifest
 
 _WIDTH = 16  # of the tables in the manifest; prepared rows do not depend on it
+_EXAMPLES = {
+    "run --recipe tfdlrm --raw train.txt --out data/kaggle": "prepare",
+    "explain nvidia": "a published preparation in words",
+    "diff fb tfdlrm --raw train.txt": "rows, ids and splits that differ",
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser("python -m tfdlrm.pipelines.prepare", description=__doc__, allow_abbrev=False)
+    parser = CommandParser("tfdlrm.pipelines.prepare", __doc__, _EXAMPLES)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     names = ", ".join(RECIPES)
 
@@ -88,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     own, beam_options = split_beam_options(arguments)
     args = build_parser().parse_args(own, argparse.Namespace(beam_options=beam_options))
     keeps = args.command == "run" and args.engine == "local"
-    again = f"{python_command()} -m tfdlrm.pipelines.prepare {shlex.join(arguments)}"
+    again = typed_again("tfdlrm.pipelines.prepare", arguments)
     return run_command(lambda: args.body(args), again if keeps else None)
 
 
@@ -105,14 +111,14 @@ def _run(args: argparse.Namespace) -> int:
         raise ConfigError(f"`--embedding-dim` must be at least 1. Received: {width}.")
     refuse_idle_options(args.engine, args.beam_options)
     for line in day_notes(config.data.split, raw):
-        print(line, flush=True)
+        say(line)
     load_tensorflow()
     watch = Stopwatch()
     with progress_bars() as bar:
         manifest = _prepared(args, config.data, raw, width, bar)
     rows = ", ".join(f"{name} {split.rows:,}" for name, split in manifest.splits.items() if split.rows)
     bad = sum(manifest.statistics["bad_rows"].values())
-    print(
+    say(
         f"{args.out}: {rows} rows; {manifest.spec.table_rows:,} table rows"
         + (f"; {bad:,} bad rows set aside" if bad else "")
         + f" ({watch.seconds:,.1f} s)"
@@ -130,7 +136,7 @@ def _prepared(args: argparse.Namespace, data: DataConfig, raw: Sequence[str], wi
     out, memory = Path(args.out), args.memory << 20
     left = partial_folder(out)
     if left.exists():
-        print(f"{left}: an earlier run was broken off; it is gone on from if its settings and raw files are the same.")
+        say(f"{left}: an earlier run was broken off; it is gone on from if its settings and raw files are the same.")
     return prepare(data, raw, out, width, overwrite=args.overwrite, progress=bar, memory_bytes=memory)
 
 

@@ -10,16 +10,21 @@ from pathlib import Path
 
 from tfdlrm.data.files import write_atomic
 from tfdlrm.pipelines.cli import load_tensorflow, refuse_directories, run_command
+from tfdlrm.pipelines.manner import say
+from tfdlrm.pipelines.parsers import CommandParser
 from tfdlrm.pipelines.table import print_tables
 from tfdlrm.pipelines.work_dir import existing_run, json_text
 from tfdlrm.report.quantized import quantized_plot, quantized_table
 
 FIGURES, PLOT = "quantized.json", "quantized.png"
+_EXAMPLES = {
+    "--work-dir runs/demo": "bytes, AUC, log loss and calibration of float16, int8 and int4",
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser("python -m tfdlrm.pipelines.quantize", description=__doc__, allow_abbrev=False)
+    parser = CommandParser("tfdlrm.pipelines.quantize", __doc__, _EXAMPLES)
     add = parser.add_argument
     add("--work-dir", type=Path, required=True, metavar="RUN", help="work dir of a run that has been trained")
     add("--json", type=Path, metavar="FILE", help="write the figures as JSON here too")
@@ -47,7 +52,7 @@ def _run(args: argparse.Namespace) -> int:
                 write_atomic(file, text)
         write_atomic(work_dir.report / PLOT, quantized_plot(figures))
         print_tables(quantized_table(figures))
-        print(f"Figures and plot: {work_dir.report}")
+        say(f"Figures and plot: {work_dir.report}")
     return 0
 
 

@@ -19,12 +19,16 @@ from tfdlrm.distribute.strategies import ONE_DEVICE, start, table_maker
 from tfdlrm.export.ranking import refuse_no_columns
 from tfdlrm.export.verify import VerifyError
 from tfdlrm.models.build import build, storage_of
-from tfdlrm.pipelines.cli import CheckFailed, python_command
+from tfdlrm.pipelines.cli import CheckFailed
 from tfdlrm.pipelines.console import Console, Stopwatch
+from tfdlrm.pipelines.manner import say
 from tfdlrm.pipelines.parent import start_of
+from tfdlrm.pipelines.parsers import typed_again
+from tfdlrm.pipelines.reporting.comparison import refuse_no_comparison
+from tfdlrm.pipelines.run_logs.mlperf import refuse_no_package
 from tfdlrm.pipelines.stages import evaluate, export, generate, prepare, report, train, verify
 from tfdlrm.pipelines.stages.context import Run, damage_told
-from tfdlrm.pipelines.table import correction_table, print_tables, result_table, stage_table
+from tfdlrm.pipelines.table import correction_table, result_table, say_tables, stage_table
 from tfdlrm.pipelines.work_dir import WorkDir
 from tfdlrm.spec.config import RunConfig
 from tfdlrm.spec.derive import encoding_of, refuse_unstated_rows, spec_of
@@ -89,6 +93,10 @@ def run_pipeline(
         start_of(run)
     if "export" in stages:
         refuse_unstated_rows(config)
+    if "report" in stages:
+        refuse_no_comparison(config, work_dir)
+    if "train" in stages:
+        refuse_no_package(config)
     for name in ["generate", *stages] if run.planted and "prepare" in stages else stages:
         watch = Stopwatch()
         with run.stop.on_sigterm() if name == "train" else nullcontext():
@@ -103,9 +111,9 @@ def run_pipeline(
             raise TrainingStopped("training was asked to stop, and has ended.")
     metrics = work_dir.metrics()
     if table:
-        print_tables(stage_table(metrics), result_table(metrics), correction_table(metrics))
+        say_tables(stage_table(metrics), result_table(metrics), correction_table(metrics))
         for line in _serving_commands(run):
-            print(line)
+            say(line)
     return metrics
 
 
@@ -160,10 +168,8 @@ def _serving_commands(run: Run) -> Iterator[str]:
         return
     name, base = exported["model_name"], Path(exported["path"]).parent
     yield "Serve the model:"
-    yield (
-        f"  {python_command()} -m tfdlrm.serving --model_name {name} --model_base_path {shlex.quote(str(base))} "
-        f"--rest_api_port {_PORT}"
-    )
+    flags = ["--model_name", name, "--model_base_path", str(base), "--rest_api_port", str(_PORT)]
+    yield "  " + typed_again("tfdlrm.serving", flags)
     yield f"Ask it about the first {verified['split']} row, from another terminal:"
     body = shlex.quote(request.read_text(encoding="utf-8").strip())
     yield f"  curl -d {body} http://localhost:{_PORT}/v1/models/{name}:predict"

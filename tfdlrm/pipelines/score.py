@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,8 +17,10 @@ import polars as pl
 from tfdlrm.data.files import atomic_path, write_atomic
 from tfdlrm.data.partial import PartialData, partial_data
 from tfdlrm.pipelines.arguments import natural, positive, positive_number
-from tfdlrm.pipelines.cli import load_tensorflow, python_command, refuse_directories, run_command
+from tfdlrm.pipelines.cli import load_tensorflow, refuse_directories, run_command
 from tfdlrm.pipelines.console import progress_bars
+from tfdlrm.pipelines.manner import say
+from tfdlrm.pipelines.parsers import CommandParser, typed_again
 from tfdlrm.spec.config import load_config
 from tfdlrm.spec.errors import ConfigError, DataError
 from tfdlrm.spec.raw import RawFormat
@@ -28,26 +29,17 @@ if TYPE_CHECKING:
     from tfdlrm.pipelines.scoring.models import Scorer
     from tfdlrm.pipelines.scoring.rows import RowSource
 
-_EXAMPLES = """
-examples:
-  the newest exported version, loaded here; how rows lie in files is what the run was told:
-    python -m tfdlrm.pipelines.score --in day_24.gz --out scores.parquet --model saved_models/demo
-  a server is asked, three questions at a time:
-    python -m tfdlrm.pipelines.score --in rows.csv --out scores.csv --url http://127.0.0.1:8501 --model demo --threads 3
-"""
+_EXAMPLES = {
+    "--in day_24.gz --out scores.parquet --model saved_models/demo": "the newest exported version, loaded here",
+    "--in rows.csv --out scores.csv --url http://127.0.0.1:8501 --model demo --threads 3": "a server",
+}
 _SUFFIXES = (".parquet", ".csv", ".tsv")
 TOKEN_VARIABLE = "TFDLRM_TOKEN"
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser(
-        "python -m tfdlrm.pipelines.score",
-        description=__doc__,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = CommandParser("tfdlrm.pipelines.score", __doc__, _EXAMPLES)
     add = parser.add_argument
     add("--in", nargs="+", type=Path, required=True, metavar="FILE", dest="inputs", help="text, plain or .gz; .parquet")
     add("--out", type=Path, required=True, metavar="FILE", help="scores in the order of the rows: .parquet, .csv, .tsv")
@@ -71,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(arguments)
-    again = f"{python_command()} -m tfdlrm.pipelines.score {shlex.join(arguments)}"
+    again = typed_again("tfdlrm.pipelines.score", arguments)
     return run_command(lambda: _run(args), again)
 
 
@@ -91,7 +83,7 @@ def _run(args: argparse.Namespace) -> int:
         load_tensorflow()
     with closing(_scorer(args)) as scorer, progress_bars() as bars:
         source = _source(args, scorer, stated)
-        print(f"score:     {scorer.name}, {len(args.inputs)} file{'s' * (len(args.inputs) > 1)}", flush=True)
+        say(f"score:     {scorer.name}, {len(args.inputs)} file{'s' * (len(args.inputs) > 1)}")
         files = source.identity(bars("reading", 0))
         rows = sum(file["rows"] for file in files)
         identity = {
@@ -115,7 +107,7 @@ def _run(args: argparse.Namespace) -> int:
     }
     said = f", {resumed:,} of them by an earlier run" if resumed else ""
     means = ", ".join(f"mean {name} {value:.5f}" for name, value in mean.items())
-    print(f"score:     {rows:,} rows{said} in {args.out}, {figures['rows_per_second']:,.0f} rows/s; {means}")
+    say(f"score:     {rows:,} rows{said} in {args.out}, {figures['rows_per_second']:,.0f} rows/s; {means}")
     if args.json is not None:
         write_atomic(args.json, json.dumps(figures, indent=1) + "\n")
     return 0

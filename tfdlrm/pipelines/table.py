@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console as RichConsole
 from rich.table import Table as RichTable
 
+from tfdlrm.pipelines.manner import manner, say
 from tfdlrm.report.html import Table
 from tfdlrm.spec.budget import COLUMNS, BudgetPlan
 
@@ -114,6 +115,17 @@ def print_tables(*tables: Table | None, width: int = PLAIN_WIDTH) -> None:
         for row in table.rows:
             shown.add_row(*row)
         console.print(shown)
+
+
+def say_tables(*tables: Table | None, width: int = PLAIN_WIDTH) -> None:
+    """Tell the tables of a run: as `print_tables`, or as JSON lines, or not at all, as `manner` has it."""
+    if not manner().json_logs:
+        if not manner().quiet:
+            print_tables(*tables, width=width)
+        return
+    for table in tables:
+        if table is not None:
+            say(table.caption, table=[dict(zip(table.columns, row, strict=True)) for row in table.rows])
 
 
 def _number(value: float | None, form: str) -> str:

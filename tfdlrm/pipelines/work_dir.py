@@ -16,11 +16,11 @@ import tomli_w
 from tfdlrm import __version__
 from tfdlrm.data.files import write_atomic
 from tfdlrm.data.settings_diff import differences
-from tfdlrm.spec.config import RunConfig, load_config
+from tfdlrm.spec.config import RunConfig, load_config, stated_values
 from tfdlrm.spec.errors import ConfigError, DataError
 
 # Nothing that an earlier stage made depends on these: they may change between calls.
-_FREE_SECTIONS = ("distribute", "evaluate", "export")
+_FREE_SECTIONS = ("distribute", "evaluate", "export", "report")
 # Nor prepared rows on these.
 _FREE_BEFORE_TRAINING = ("model", "train", "seed")
 
@@ -155,19 +155,12 @@ def existing_run(path: Path) -> tuple[WorkDir, RunConfig]:
 
 def config_toml(config: RunConfig) -> str:
     """Return a configuration with every default as TOML that `load_config` reads back."""
-    return tomli_w.dumps(_stated(config.model_dump(mode="json")))
+    return tomli_w.dumps(stated_values(config))
 
 
 def json_text(values: Mapping[str, Any]) -> str:
     """Return values as JSON; nan, which JSON does not have, becomes null."""
     return json.dumps(plain(values), indent=1, allow_nan=False) + "\n"
-
-
-def _stated(value: Any) -> Any:
-    """Return JSON values without nulls, which TOML has not; they stand for defaults."""
-    if isinstance(value, dict):
-        return {key: _stated(v) for key, v in value.items() if v is not None}
-    return [_stated(v) for v in value] if isinstance(value, list) else value
 
 
 def plain(value: Any) -> Any:

@@ -10,6 +10,7 @@ from tfdlrm.report.html import Plot, Section, Table
 
 Figures = Mapping[str, Any]
 _USED_TABLES = 5
+_DRAWN_FEATURES = 20
 _GROUPS = 10
 
 
@@ -60,12 +61,12 @@ def usage_tables(figures: Figures) -> list[Table]:
 
 def plots(figures: Figures) -> dict[str, Plot]:
     """Return the plots by the name of a file: `importance.png` and, where a table was read, `norms.png`."""
-    found = {
-        "importance.png": Plot(
-            "What is lost when a feature is permuted: mean and spread over the permutations.",
-            importance_bars(ranked(figures)),
-        )
-    }
+    features = ranked(figures)
+    caption = "What is lost when a feature is permuted: mean and spread over the permutations."
+    if len(features) > _DRAWN_FEATURES:
+        caption += f" The first {_DRAWN_FEATURES} of {len(features)} features; all are in the table."
+    alt = f"bars, the longest are {', '.join(feature['name'] for feature in features[:3])}"
+    found = {"importance.png": Plot(caption, importance_bars(features[:_DRAWN_FEATURES]), alt)}
     used = sorted((table for table in figures["tables"] if table["curve"]), key=lambda table: -table["used"])
     if used:
         caption = "Mean norm of rows by their rank of use, for the tables of most used rows."

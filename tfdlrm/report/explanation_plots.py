@@ -18,7 +18,7 @@ def importance_bars(features: Sequence[Figures]) -> bytes:
     Args:
         features: Each with `name`, and `log_loss` and `auc` with `mean` and `spread`.
     """
-    figure, panels = new_figure(columns=2, width=5.2, height=max(2.4, 0.2 * len(features) + 1.2))
+    figure, panels = new_figure(columns=2, width=5.2, height=max(2.4, 0.22 * len(features) + 0.8))
     places = np.arange(len(features))
     titles = {"log_loss": "rise of the log loss", "auc": "fall of the AUC"}
     for axes, (metric, title), colour in zip(panels, titles.items(), COLOURS, strict=False):
@@ -26,8 +26,9 @@ def importance_bars(features: Sequence[Figures]) -> bytes:
             [np.nan if f[metric][key] is None else f[metric][key] for f in features] for key in ("mean", "spread")
         )
         axes.barh(places, means, xerr=spreads, color=colour, alpha=0.8, error_kw={"linewidth": 1, "capsize": 2})
-        axes.set_yticks(places, [f["name"] for f in features], fontsize=7)
-        axes.invert_yaxis()
+        axes.set_yticks(places, [f["name"] for f in features], fontsize=8)
+        axes.set_ylim(len(features) - 0.4, -0.6)
+        axes.grid(axis="y", visible=False)
         axes.set_xlabel(title)
     return png_of(figure)
 

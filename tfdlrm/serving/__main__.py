@@ -22,11 +22,24 @@ if TYPE_CHECKING:
     from tfdlrm.serving.models import Models
 
 _LAST_SECONDS = 2.0
+_EXAMPLES = """examples:
+  # the versions of one model, REST on 8501 and gRPC on 8500
+  {0} --model_name demo --model_base_path saved_models/demo
+  # several models, with metrics, and rows that wait together computed together
+  {0} --model_config_file models.config --monitoring_config_file monitoring.config --enable_batching
+"""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser; flags that TensorFlow Serving has too carry its names and mean the same."""
-    parser = argparse.ArgumentParser("python -m tfdlrm.serving", description=__doc__, allow_abbrev=False)
+    program = "tfdlrm serve" if os.environ.get("TFDLRM_PROGRAM") else "python -m tfdlrm.serving"
+    parser = argparse.ArgumentParser(
+        program,
+        description=__doc__,
+        epilog=_EXAMPLES.format(program),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     model_flags.add(parser)
     parser.add_argument("--rest_api_port", type=flag_types.port, default=8501, help="HTTP port (default: %(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine)")

@@ -19,6 +19,7 @@ from tfdlrm.spec.growth import Growth
 from tfdlrm.spec.model_config import ModelConfig
 from tfdlrm.spec.overrides import apply_override, resolve_recipe
 from tfdlrm.spec.raw import CRITEO_FORMAT, RawFormat, Split
+from tfdlrm.spec.report_config import ReportConfig
 from tfdlrm.spec.train_config import TrainConfig
 
 TableForm = Literal["float32", "float16", "int8", "int4"]
@@ -197,6 +198,7 @@ class RunConfig(Frozen):
     distribute: DistributeConfig = DistributeConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     export: ExportConfig = ExportConfig()
+    report: ReportConfig = ReportConfig()
 
     @model_validator(mode="after")
     def _tables_that_can_be_moved(self) -> RunConfig:
@@ -237,26 +239,75 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
     Raises:
         ConfigError: the file is missing or not TOML, a key is unknown (with the nearest valid one), or a
             value has the wrong type or range.
+
+    Example:
+        >>> load_config(overrides=["train.epochs=3"]).train.epochs
+        3
     """
-    values: dict[str, Any] = {}
-    where = "--set"
-    if path is not None:
-        where = str(path)
-        try:
-            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: cannot be read: {why_unreadable(error)}.") from None
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigError(f"{path}: not TOML: {error}.") from None
+    if path is None:
+        return parse_config("", overrides, "--set")
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {why_unreadable(error)}.") from None
+    return parse_config(text, overrides, str(path))
+
+
+def parse_config(text: str, overrides: Iterable[str] = (), where: str = "recipe") -> RunConfig:
+    """Return the run configuration that a TOML text states; see `load_config`.
+
+    Args:
+        text: The text.
+        overrides: As in `load_config`.
+        where: What errors call the text. Defaults to `"recipe"`.
+
+    Raises:
+        ConfigError: as in `load_config`.
+
+    Example:
+        >>> parse_config("train.epochs = 3").train.epochs
+        3
+    """
+    try:
+        values: dict[str, Any] = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{where}: not TOML: {error}.") from None
+    return checked_config(values, overrides, where)
+
+
+def checked_config(values: dict[str, Any], overrides: Iterable[str] = (), where: str = "") -> RunConfig:
+    """Return the configuration that values, as TOML has them, make; see `load_config`.
+
+    Args:
+        values: Sections and keys; changed in place by the overrides.
+        overrides: As in `load_config`.
+        where: What messages begin with, such as the file. Defaults to nothing.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    prefix = where and f"{where}: "
     for override in overrides:
         apply_override(values, override)
     try:
         resolve_recipe(values)
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {_explain_at(error)}") from None
+        raise ConfigError(f"{prefix}{_explain_at(error)}") from None
     except SpecError as error:
-        raise ConfigError(f"{where}: {error}") from None
+        raise ConfigError(f"{prefix}{error}") from None
+
+
+def stated_values(config: RunConfig) -> dict[str, Any]:
+    """Return a configuration as values that TOML can hold, every default stated; what is `None` is left out."""
+    stated: dict[str, Any] = _without_none(config.model_dump(mode="json"))
+    return stated
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(v) for key, v in value.items() if v is not None}
+    return [_without_none(v) for v in value] if isinstance(value, list) else value
 
 
 def _explain_at(error: ValidationError) -> str:

@@ -35,6 +35,10 @@ class TableConfig(Frozen):
 
     Raises:
         SpecError: the compression does not fit the table.
+
+    Example:
+        >>> TableConfig(name="user", vocabulary_size=1000, embedding_dim=16).stored_bytes
+        64000
     """
 
     name: str = Field(min_length=1)
@@ -71,6 +75,10 @@ class SparseFeature(Frozen):
         weighted: Whether the batch carries one float weight per id. Defaults to `False`.
         learned_weights: Whether each id has a learned weight that its vector is multiplied by before the bag is pooled;
             a mean is not divided by it. Defaults to `False`.
+
+    Example:
+        >>> SparseFeature(name="genres", table="genre", hotness=3, combiner="mean").hotness
+        3
     """
 
     name: str = Field(min_length=1)
@@ -99,6 +107,10 @@ class DenseFeature(Frozen):
             `"log_file_minimum"`: ln(x - m + 2), where a missing number counts as 0 and m is the smallest number of the
             raw file over all columns of this transform. The rule of TorchRec's NumPy script. Serving knows no file: it
             takes the smallest m of the files that train, and ln(2) below it.
+
+    Example:
+        >>> DenseFeature(name="price").transform
+        'log1p'
     """
 
     name: str = Field(min_length=1)

@@ -105,8 +105,11 @@ class Split(Frozen):
             `"whole_and_half"`: every row trains, and the second half (the smaller one) validates and tests as well: a
             published leak, for comparison with results that have it.
             `"fold"`: `folds` equal consecutive parts, part `fold` tests, the others train, none validates.
-        fractions: Shares of train, validation, test; they add up to 1. For order, time and hash.
+            `"random"`: shares drawn for each row by `seed` and the row's number alone, so that about as many rows fall
+            on each side; for rows without an order that matters.
+        fractions: Shares of train, validation, test; they add up to 1. For order, time, hash and random.
         key: Column that is hashed. For hash.
+        seed: Seed of the draw. Defaults to 0. For random.
         days: Number of parts. For days.
         last_day: What the last day is for: `"test_first"`, its first half tests and its second validates;
             `"validation_first"`, the other way round; `"test"`, all of it tests and nothing validates. For days.
@@ -116,9 +119,10 @@ class Split(Frozen):
         fold: The part that tests, from 0. For fold.
     """
 
-    by: Literal["order", "time", "hash", "days", "fold", "whole_and_half"] = "order"
+    by: Literal["order", "time", "hash", "days", "fold", "whole_and_half", "random"] = "order"
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
     key: str | None = None
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
     days: int = Field(default=7, ge=0)
     last_day: Literal["test_first", "validation_first", "test"] = "test_first"
     odd_row: Literal["first", "second"] = "first"

@@ -90,6 +90,7 @@ def _split(split: Split) -> str:
         "order": f"In the order of the files, {shares}.",
         "time": f"In the order of time, {shares}.",
         "hash": f"By the hash of `{split.key}`, {shares}.",
+        "random": f"By a number drawn for each row, {shares}.",
         "fold": f"{split.folds} consecutive parts of equal length; part {split.fold} tests, the others train.",
         "days": f"{days[0].upper()}{days[1:]}; all but the last train. Of the last part {last}",
         "whole_and_half": "Every row trains; the second half of the rows (the smaller one) validates and tests too.",

@@ -106,6 +106,7 @@ class TrainConfig(LossSettings):
         accumulation_steps: Pieces a batch is cut into; each goes forward and backward on its own, gradients are
             summed, the weights are updated once. Same result as one piece, less memory for activations.
         epochs: Passes over the training rows.
+        max_steps: Steps after which training ends, if the epochs have more; `None` for all of them.
         embedding, dense: The two halves of the optimizer.
         schedule: Learning-rate schedule.
         global_clipnorm: Gradients are scaled down to this global norm; `None` for no clipping.
@@ -128,6 +129,7 @@ class TrainConfig(LossSettings):
     batch_size: int = Field(default=128, ge=1)
     accumulation_steps: int = Field(default=1, ge=1)
     epochs: int = Field(default=1, ge=1)
+    max_steps: int | None = Field(default=None, ge=1)
     embedding: EmbeddingOptimizerConfig = EmbeddingOptimizerConfig()
     dense: DenseOptimizerConfig = DenseOptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()

@@ -30,6 +30,13 @@ class SGD(legacy.SGD):
 
     Raises:
         ValueError: `weight_decay` is negative.
+
+    Example:
+        >>> table = tf.Variable([[1.0], [1.0]])
+        >>> gradient = tf.IndexedSlices(tf.constant([[1.0], [2.0]]), tf.constant([0, 0]))  # row 0, twice
+        >>> _ = SGD(0.5).apply_gradients([(gradient, table)])
+        >>> table.numpy().round(3).tolist()
+        [[-0.5], [1.0]]
     """
 
     def __init__(self, learning_rate: Any = 0.1, weight_decay: float = 0.0, name: str = "SGD", **kwargs: Any) -> None:
@@ -69,6 +76,13 @@ class RowWiseAdagrad(legacy.Optimizer):
 
     Raises:
         ValueError: an argument is negative.
+
+    Example:
+        >>> table = tf.Variable([[1.0], [1.0]])
+        >>> gradient = tf.IndexedSlices(tf.constant([[1.0], [2.0]]), tf.constant([0, 0]))  # row 0, twice
+        >>> _ = RowWiseAdagrad(0.5).apply_gradients([(gradient, table)])
+        >>> table.numpy().round(3).tolist()
+        [[0.5], [1.0]]
     """
 
     _HAS_AGGREGATE_GRAD = True
@@ -163,6 +177,13 @@ class LazyAdam(legacy.Adam):
 
     Raises:
         ValueError: `weight_decay` is negative, or `amsgrad` is asked for.
+
+    Example:
+        >>> table = tf.Variable([[1.0], [1.0]])
+        >>> gradient = tf.IndexedSlices(tf.constant([[1.0], [2.0]]), tf.constant([0, 0]))  # row 0, twice
+        >>> _ = LazyAdam(0.5).apply_gradients([(gradient, table)])
+        >>> table.numpy().round(3).tolist()
+        [[0.5], [1.0]]
     """
 
     def __init__(
@@ -208,6 +229,13 @@ class Adagrad(legacy.Adagrad):
 
     Raises:
         ValueError: an argument is negative.
+
+    Example:
+        >>> table = tf.Variable([[1.0], [1.0]])
+        >>> gradient = tf.IndexedSlices(tf.constant([[1.0], [2.0]]), tf.constant([0, 0]))  # row 0, twice
+        >>> _ = Adagrad(0.5).apply_gradients([(gradient, table)])
+        >>> table.numpy().round(3).tolist()
+        [[0.5], [1.0]]
     """
 
     def __init__(
@@ -249,6 +277,13 @@ class Ftrl(legacy.Ftrl):
 
     Raises:
         ValueError: an argument is out of its range.
+
+    Example:
+        >>> table = tf.Variable([[1.0], [1.0]])
+        >>> gradient = tf.IndexedSlices(tf.constant([[1.0], [2.0]]), tf.constant([0, 0]))  # row 0, twice
+        >>> _ = Ftrl(0.5).apply_gradients([(gradient, table)])
+        >>> [[round(value, 3) for value in row] for row in table.numpy().tolist()]
+        [[0.503], [1.0]]
     """
 
     def __init__(

@@ -13,65 +13,25 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
-from tf_keras.optimizers import legacy
 
 from tfdlrm.metrics.binary import BinaryMetrics, evaluate_binary
 from tfdlrm.models.probability import probability_function
 from tfdlrm.spec.errors import ConfigError
-from tfdlrm.spec.train_config import EmbeddingOptimizerConfig, TrainConfig
+from tfdlrm.spec.train_config import TrainConfig
+from tfdlrm.training.build_optimizer import build_optimizer
 from tfdlrm.training.checkpoint import TrainState, checkpoint_path
 from tfdlrm.training.checkpoint_files import NotFiniteError
 from tfdlrm.training.checkpoint_writer import CheckpointWriter
 from tfdlrm.training.coordinated import CoordinatedRounds, lost_told
 from tfdlrm.training.divergence import LossNotFiniteError, diverged, not_finite_numbers
+from tfdlrm.training.events import Event, Listener
 from tfdlrm.training.losses import build_loss
-from tfdlrm.training.optimizers import DLRMOptimizer
 from tfdlrm.training.resume import resume
 from tfdlrm.training.rounds import Devices, FitRounds, Leave, Progress, Rounds, TrainingData
-from tfdlrm.training.row_optimizers import SGD, Adagrad, Ftrl, LazyAdam, RowWiseAdagrad
-from tfdlrm.training.schedule import WarmupHoldDecay
 from tfdlrm.training.stop_signal import StopRequest, TrainingStopped
 
 # Steps that one call of the compiled training function runs; a call costs about a millisecond of Python.
 STEPS_PER_EXECUTION = 20
-
-
-def build_optimizer(config: TrainConfig, first_step: int = 0) -> DLRMOptimizer:
-    """Return the optimizer that `[train]` describes, its schedule beginning at a step of the optimizer's own count."""
-    dense, schedule = config.dense, config.schedule
-    epsilon = {"epsilon": dense.epsilon} if dense.epsilon else {}
-    if dense.name == "adagrad":
-        mlp = legacy.Adagrad(
-            dense.learning_rate, initial_accumulator_value=dense.initial_accumulator, **(epsilon or {"epsilon": 1e-10})
-        )
-    elif dense.name in ("adam", "rmsprop"):
-        mlp = {"adam": legacy.Adam, "rmsprop": legacy.RMSprop}[dense.name](dense.learning_rate, **epsilon)
-    else:
-        mlp = {"sgd": legacy.SGD, "ftrl": legacy.Ftrl}[dense.name](dense.learning_rate)
-    clip: dict[str, Any] = {} if config.global_clipnorm is None else {"global_clipnorm": config.global_clipnorm}
-    factor: Any = config.rate_factor
-    if schedule.warmup_steps or schedule.decay_steps:
-        shape = schedule.model_dump(exclude={"reference_batch_size"})
-        factor = WarmupHoldDecay(**shape, base=factor, first_step=first_step)
-    return DLRMOptimizer(
-        _row_optimizer(config.embedding), mlp, learning_rate=factor, dense_weight_decay=dense.weight_decay, **clip
-    )
-
-
-def _row_optimizer(config: EmbeddingOptimizerConfig) -> legacy.Optimizer:
-    if config.name == "sgd":
-        return SGD(config.learning_rate, weight_decay=config.weight_decay)
-    if config.name == "ftrl":
-        return Ftrl(config.learning_rate, initial_accumulator_value=config.initial_accumulator or 0.1)
-    if config.name == "adam":
-        return LazyAdam(config.learning_rate, weight_decay=config.weight_decay, epsilon=config.epsilon or 1e-7)
-    kind = {"adagrad": Adagrad, "rowwise_adagrad": RowWiseAdagrad}[config.name]
-    return kind(
-        config.learning_rate,
-        initial_accumulator_value=config.initial_accumulator,
-        epsilon=config.epsilon or 1e-10,
-        weight_decay=config.weight_decay,
-    )
 
 
 def compile_model(model: keras.Model, config: TrainConfig, first_step: int = 0) -> None:
@@ -174,6 +134,7 @@ def train(
     watched: Mapping[str, Callable[[], tf.data.Dataset]] | None = None,
     stop: StopRequest | None = None,
     devices: Devices | None = None,
+    listener: Listener = lambda event, state: None,
 ) -> TrainResult:
     """Train a compiled model, resuming from the newest sound checkpoint of `directory`.
 
@@ -194,6 +155,7 @@ def train(
             never asked.
         devices: What the model was made for. Several processes that train together all call this function with the same
             arguments; the chief alone writes. Defaults to one device.
+        listener: Told what happens, as it happens, with the state by then; see `tfdlrm.training.events`.
 
     Raises:
         ClusterLostError: a parameter server is lost; the checkpoints before stay.
@@ -215,6 +177,7 @@ def train(
     first_iteration = _iterations(model) - state.step - state.repeated_steps  # of a run that goes on from another one
     tables = {stack.ref() for collection in model.collections.values() for stack in collection.stacks}
     loss = float("nan")
+    listener(Event.RUN_STARTS, state)
     lost = lost_told() if isinstance(rounds, CoordinatedRounds) else nullcontext()
     with lost, _writing(model, config, directory, state.step, log) as writer:
 
@@ -222,9 +185,11 @@ def train(
             due = config.checkpoint_seconds and time.monotonic() - writer.saved_at >= config.checkpoint_seconds
             return stop.requested or bool(due)
 
-        while state.epoch < config.epochs and not _gave_up(state, config):
+        while _goes_on(state, config):
             steps = _steps_of_round(state, config, steps_per_epoch)
             begun = state.step
+            if not state.step_in_epoch and not state.round_samples:
+                listener(Event.EPOCH_STARTS, state)
             try:
                 _do_round(rounds, config, data, state, steps, progress, leave)
             except LossNotFiniteError as error:
@@ -234,26 +199,30 @@ def train(
             between = f"between steps {begun} and {state.step}"
             if not np.isfinite(loss):
                 raise diverged(f"training loss became {loss} {between}", directory)
+            listener(Event.ROUND_ENDS, state)
             # The loss is from before the last update; what is saved must be sound after it.
             if not all(np.isfinite(weight.numpy()).all() for weight in model.weights if weight.ref() not in tables):
                 raise diverged(f"weights became infinite or nan {between}", directory)
             if not stop.requested and state.step == begun + steps:
                 judge = partial(_judged, scorer, between=between, directory=directory, stop=stop)
                 with suppress(_StopAskedError):  # the round stays open, and who goes on ends it
-                    state = _round_ended(state, config, steps_per_epoch, judge, validation, watched or {}, log)
+                    state = _round_ended(
+                        state, config, steps_per_epoch, judge, validation, watched or {}, log, listener
+                    )
             if is_chief:
                 writer.save(state)
             if stop.requested:
                 writer.wait()
                 path = checkpoint_path(directory, state.step)
                 raise TrainingStopped(f"training was asked to stop: {path} is written.")
+    listener(Event.RUN_ENDS, state)
     best = [entry for entry in state.history if entry["step"] == state.best_step]
     return TrainResult(
         state=state,
         best=best[0] if best else None,
         last=state.history[-1] if state.history else None,
         loss=loss,
-        stopped_early=state.epoch < config.epochs,
+        stopped_early=state.epoch < config.epochs and state.step != config.max_steps,
         worker_rates=rounds.rates if isinstance(rounds, CoordinatedRounds) else [],
     )
 
@@ -293,6 +262,7 @@ def _round_ended(
     validation: Callable[[], tf.data.Dataset] | None,
     watched: Mapping[str, Callable[[], tf.data.Dataset]],
     log: Callable[[str], None],
+    listener: Listener,
 ) -> TrainState:
     """Return the state after the end of a round, with a validation if one is due."""
     loss = state.round_loss
@@ -300,18 +270,22 @@ def _round_ended(
     at_epoch_end = state.step_in_epoch == steps_per_epoch
     if at_epoch_end:
         state.epoch, state.step_in_epoch = state.epoch + 1, 0
-    if not at_epoch_end and not (config.eval_every_steps and state.step % config.eval_every_steps == 0):
-        return state
-    seen = {name: judge(rows()) for name, rows in watched.items()}
-    if validation is not None:
-        metrics = judge(validation())
-        _note(state, config, metrics, loss, seen)
-        log(
-            f"step {state.step}: training loss {loss:.5f}, validation log loss {metrics.log_loss:.5f}, "
-            f"AUC {metrics.auc:.4f}"
-        )
-    elif seen:
-        state.history.append(_entry(state, loss, seen))
+    due = config.eval_every_steps and state.step % config.eval_every_steps == 0
+    if at_epoch_end or due or state.step == config.max_steps:
+        seen = {name: judge(rows()) for name, rows in watched.items()}
+        if validation is not None:
+            listener(Event.VALIDATION_STARTS, state)
+            metrics = judge(validation())
+            _note(state, config, metrics, loss, seen)
+            listener(Event.VALIDATION_ENDS, state)
+            log(
+                f"step {state.step}: training loss {loss:.5f}, validation log loss {metrics.log_loss:.5f}, "
+                f"AUC {metrics.auc:.4f}"
+            )
+        elif seen:
+            state.history.append(_entry(state, loss, seen))
+    if at_epoch_end:
+        listener(Event.EPOCH_ENDS, state)
     return state
 
 
@@ -326,8 +300,11 @@ def _judged(scorer: Scorer, rows: tf.data.Dataset, between: str, directory: Path
     return evaluate_binary(*scores)
 
 
-def _gave_up(state: TrainState, config: TrainConfig) -> bool:
-    return bool(config.early_stopping) and state.evaluations_without_gain >= config.early_stopping
+def _goes_on(state: TrainState, config: TrainConfig) -> bool:
+    gave_up = config.early_stopping and state.evaluations_without_gain >= config.early_stopping
+    # At the last step, the round may have been left open, when training was asked to stop.
+    at_end = state.step >= (config.max_steps or float("inf")) and not state.round_samples
+    return state.epoch < config.epochs and not at_end and not gave_up
 
 
 def _steps_of_round(state: TrainState, config: TrainConfig, steps_per_epoch: int) -> int:
@@ -337,7 +314,7 @@ def _steps_of_round(state: TrainState, config: TrainConfig, steps_per_epoch: int
         if interval:
             at_end = state.step % interval == 0 and state.round_samples
             steps = min(steps, 0 if at_end else interval - state.step % interval)
-    return steps
+    return steps if config.max_steps is None else min(steps, max(0, config.max_steps - state.step))
 
 
 def _iterations(model: keras.Model) -> int:

@@ -16,7 +16,7 @@ from tfdlrm.pipelines.cli import CheckFailed
 from tfdlrm.pipelines.clusters.arguments import read_job
 from tfdlrm.pipelines.clusters.run import run_locally
 from tfdlrm.pipelines.console import Console
-from tfdlrm.pipelines.table import print_tables
+from tfdlrm.pipelines.table import say_tables
 from tfdlrm.pipelines.work_dir import WorkDir
 from tfdlrm.report.html import Table
 from tfdlrm.spec.errors import ConfigError
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         for step in measured
     ]
     columns = ["workers", "servers", "batch", "operations", "lookups", "MB sent", "ms measured", "ms predicted"]
-    print_tables(Table(model.caption, columns, rows))
+    say_tables(Table(model.caption, columns, rows))
     for number in ("step", "sample", "op", "lookup", "byte"):
         console.say(f"{'measure:':<10} seconds_per_{number} = {getattr(model, f'seconds_per_{number}'):.3g}")
     console.say(f"{'measure:':<10} steps in {folder / RESULTS}, for `cluster plan --measurements`")

@@ -17,6 +17,7 @@ from tfdlrm.pipelines.cli import load_tensorflow, refuse_unreadable
 from tfdlrm.pipelines.clusters import task
 from tfdlrm.pipelines.clusters.arguments import Job, add_job_arguments, read_job
 from tfdlrm.pipelines.console import Console
+from tfdlrm.pipelines.manner import say
 from tfdlrm.pipelines.work_dir import WorkDir
 from tfdlrm.spec.errors import ConfigError
 from tfdlrm.spec.tf_config import VARIABLE
@@ -94,7 +95,7 @@ def run_locally(job: Job, overrides: list[str], note: Callable[[Outcome], None] 
         logs,
         limits_of(cluster),
         say=lambda line: console.say(f"{'cluster:':<10} {line}"),
-        show=lambda line: print(line, flush=True),
+        show=say,
         note=keep,
     )
     servers = f" and {cluster.servers} parameter servers" if cluster.servers else ""

@@ -24,7 +24,8 @@ from tfdlrm.pipelines.comparison.summary import Group, Planned
 from tfdlrm.pipelines.comparison.widths import Fitted, dense_weights, fit
 from tfdlrm.pipelines.comparison.work import Result, prepare_block, read_cell, run_cells
 from tfdlrm.pipelines.console import Console, Stopwatch
-from tfdlrm.pipelines.table import print_tables
+from tfdlrm.pipelines.manner import say
+from tfdlrm.pipelines.table import say_tables
 from tfdlrm.report.html import Table
 from tfdlrm.spec.compare import CompareConfig
 from tfdlrm.spec.derive import encoding_of, spec_of
@@ -131,9 +132,9 @@ class Comparison:
                 + [self._table_rows(own[0].block)]
             )
         columns = ["data set", "model", "optimizer", "cells", "done", "dense weights", "", "hidden", "table rows"]
-        print_tables(Table(f"{self.config.name}: {len(self.wanted)} cells", columns, rows), width=_WIDTH)
+        say_tables(Table(f"{self.config.name}: {len(self.wanted)} cells", columns, rows), width=_WIDTH)
         for line in notes(self.config, self._skipped())[1:]:
-            print(line)
+            say(line)
 
     def run(self, jobs: int, overwrite: bool = False) -> None:
         """Prepare rows, run what is missing of the wanted cells, and write the report.
@@ -216,9 +217,9 @@ class Comparison:
             for key, results in done.items()
         }
         folder = self.root / "report"
-        print_tables(*write_report(self.config, groups, self.fitted, folder), width=_WIDTH)
+        say_tables(*write_report(self.config, groups, self.fitted, folder), width=_WIDTH)
         for line in notes(self.config, self._skipped()):
-            print(line)
+            say(line)
         console.say(f"{'report:':<10} {folder}")
 
     def _skipped(self) -> list[dict[str, str]]:

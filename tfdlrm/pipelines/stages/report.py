@@ -3,46 +3,40 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from tfdlrm.data.files import write_atomic
+from tfdlrm.data.manifest import MANIFEST
+from tfdlrm.pipelines.reporting.comparison import comparison, history_of
+from tfdlrm.pipelines.reporting.environment import environment
+from tfdlrm.pipelines.reporting.importance import explanation
+from tfdlrm.pipelines.reporting.slices import slices_of
 from tfdlrm.pipelines.stages.context import Run
 from tfdlrm.pipelines.stages.evaluate import PREDICTIONS
 from tfdlrm.pipelines.table import correction_table, result_table, stage_table
 from tfdlrm.pipelines.work_dir import config_toml
-from tfdlrm.report.curves import reliability_bins, roc_points
-from tfdlrm.report.explanation import sections
-from tfdlrm.report.html import Plot, Section, Table, render
-from tfdlrm.report.plots import learning_curve, reliability_diagram, roc_curves, score_distribution
+from tfdlrm.report.explanation import ranked, sections
+from tfdlrm.report.html import Section, render
 from tfdlrm.report.quantized import quantized_table
+from tfdlrm.report.run_sections import data_section, environment_section, learning_plots, result_plots, time_section
+from tfdlrm.report.slices import slice_section
 from tfdlrm.spec.errors import DataError
+from tfdlrm.training.checkpoint import checkpoints
 
-PAGE, EXPLANATION = "index.html", "explain.json"
+PAGE, PROFILE = "index.html", "profile.json"
 _NAMES = {"parent": "the run before", "baseline": "hashed logistic regression", "bayes": "best possible"}
 
 
 def work(run: Run) -> dict[str, Any]:
-    """Draw what training and evaluation left, and write the page."""
+    """Draw what training and evaluation left, look at features and slices, and write the page."""
     metrics = run.work_dir.metrics()
     if "evaluate" not in metrics.get("stages", {}):
         raise DataError(f"{run.work_dir.path}: nothing to report on. Run the stage `evaluate` first.")
-    stages = metrics["stages"]
-    results = [table for table in (result_table(metrics), correction_table(metrics)) if table is not None]
-    if "quantized" in stages.get("export", {}):
-        results.append(quantized_table(stages["export"]["quantized"]))
-    page_sections = [
-        Section("Results", tables=results, plots=_result_plots(run, stages["evaluate"])),
-        Section("Training", plots=_training_plots(stages["train"])),
-        *explained_sections(run),
-        Section("Data", tables=[_split_table(stages["prepare"])] if "prepare" in stages else []),
-        Section("Stages", tables=[stage_table(metrics)]),
-        Section("Configuration", code=[config_toml(run.config)]),
-    ]
     page = run.work_dir.report / PAGE
-    write_atomic(page, render(run.config.name, page_sections))
+    write_atomic(page, render(run.config.name, list(_sections(run, metrics))))
     return {"page": str(page)}
 
 
@@ -51,47 +45,83 @@ def summary(results: Mapping[str, Any]) -> str:
     return str(results["page"])
 
 
-def explained_sections(run: Run) -> list[Section]:
-    """Return what `tfdlrm.pipelines.explain` found out about the exported weights, if it was asked."""
-    file = run.work_dir.report / EXPLANATION
+def _sections(run: Run, metrics: Mapping[str, Any]) -> Iterator[Section]:
+    stages = metrics["stages"]
+    evaluated, trained = stages["evaluate"], stages.get("train", {})
+    columns = _columns(run) if evaluated["split"] else {}
+    # Rows and weights may have been removed since, to save room.
+    has_rows = (run.work_dir.data / MANIFEST).is_file()
+    explained = explanation(run) if has_rows and checkpoints(run.work_dir.checkpoints) else None
+    yield _results(run, metrics, columns)
+    yield from comparison(run)
+    yield Section("Training", plots=learning_plots(history_of(run.work_dir, run.config), trained.get("best_step")))
+    if columns and has_rows and run.config.report.slice_rows and run.manifest.spec.sparse:
+        found = slices_of(run, columns, evaluated["exported"], evaluated["split"])
+        first = [feature["name"] for feature in ranked(explained)] if explained else []
+        yield slice_section(found.by, found.whole, found.rows, first)
+    yield from sections(explained) if explained else []
+    if "prepare" in stages:
+        yield data_section(
+            stages["prepare"]["splits"], stages["prepare"]["statistics"], _features(run) if has_rows else []
+        )
+    seconds = {name: stage["seconds"] for name, stage in stages.items() if name != "report"}
+    yield time_section(stage_table(metrics), seconds, _profile(run))
+    yield environment_section(trained.get("environment"), environment())
+    yield Section("Configuration", code=[config_toml(run.config)])
+
+
+def _columns(run: Run) -> dict[str, Any]:
+    """Return labels, scores and weights of the held-out rows, as the stage `evaluate` left them."""
+    path = run.work_dir.report / PREDICTIONS
+    if not path.is_file():
+        raise DataError(f"{path}: not there. Run the stage `evaluate` again.")
+    with np.load(path) as file:
+        return dict(file)
+
+
+def _results(run: Run, metrics: Mapping[str, Any], columns: Mapping[str, Any]) -> Section:
+    stages = metrics["stages"]
+    evaluated = stages["evaluate"]
+    tables = [table for table in (result_table(metrics), correction_table(metrics)) if table is not None]
+    if "quantized" in stages.get("export", {}):
+        tables.append(quantized_table(stages["export"]["quantized"]))
+    if not columns:
+        return Section("Results", ["No rows were held out to judge the model by."], tables)
+    name = run.config.model.name
+    scores = {name: columns[evaluated["exported"]], **{own: columns[k] for k, own in _NAMES.items() if k in columns}}
+    plots = result_plots(columns["label"], scores, columns.get("sample_weight"), _NAMES["bayes"])
+    return Section("Results", [_verdict(run, evaluated)], tables, plots)
+
+
+def _verdict(run: Run, evaluated: Mapping[str, Any]) -> str:
+    exported = evaluated["exported"]
+    m = evaluated["metrics"][exported]
+    line = f"The {exported} weights of {run.config.model.name}, step {evaluated['steps'][exported]:,}"
+    if m["auc"] is None:
+        return f"{line}: log loss {m['log_loss']:.5f} on {evaluated['rows']:,} {evaluated['split']} rows of one label."
+    line += (
+        f", reach an AUC of {m['auc']:.4f} (95% interval {m['auc_low']:.4f} to {m['auc_high']:.4f}) on "
+        f"{evaluated['rows']:,} {evaluated['split']} rows"
+    )
+    others = [(key, evaluated["metrics"].get(key)) for key in ("baseline", "bayes")]
+    parts = [f"{_NAMES[key]} {found['auc']:.4f}" for key, found in others if found]
+    return f"{line}; {', '.join(parts)}." if parts else f"{line}."
+
+
+def _features(run: Run) -> list[list[str]]:
+    spec = run.spec
+    found = []
+    for feature in spec.sparse:
+        table = spec.table_of(feature)
+        found.append([feature.name, table.name, f"{table.vocabulary_size:,}", str(table.embedding_dim)])
+    return found
+
+
+def _profile(run: Run) -> dict[str, Any] | None:
+    """Return milliseconds by group of operators, where `benchmark train --profile` was told to leave them here."""
+    file = run.work_dir.report / PROFILE
     if not file.is_file():
-        return []
-    figures = json.loads(file.read_text(encoding="utf-8"))
-    return sections(figures) if figures["step"] == run.chosen_step() else []
-
-
-def _result_plots(run: Run, evaluated: Mapping[str, Any]) -> list[Plot]:
-    if not evaluated["split"]:
-        return []
-    with np.load(run.work_dir.report / PREDICTIONS) as file:
-        columns = dict(file)
-    labels, weight, chosen = columns["label"], columns.get("sample_weight"), columns[evaluated["exported"]]
-    scores = {
-        run.config.model.name: chosen,
-        **{label: columns[name] for name, label in _NAMES.items() if name in columns},
-    }
-    plots = []
-    if 0 < labels.mean() < 1:
-        curves = {name: roc_points(labels, values, weight) for name, values in scores.items()}
-        plots.append(Plot("ROC: true against false positive rate.", roc_curves(curves)))
-    bins = {
-        name: reliability_bins(labels, values, weight) for name, values in scores.items() if name != _NAMES["bayes"]
-    }
-    caption = "Calibration in bins of equal size: mean label over mean prediction, with 95% intervals."
-    plots.append(Plot(caption, reliability_diagram(bins)))
-    plots.append(Plot("Predicted probabilities by label.", score_distribution(labels, chosen)))
-    return plots
-
-
-def _training_plots(trained: Mapping[str, Any]) -> list[Plot]:
-    if not trained["history"]:
-        return []
-    return [Plot("Log loss and AUC over training steps.", learning_curve(trained["history"], trained["best_step"]))]
-
-
-def _split_table(prepared: Mapping[str, Any]) -> Table:
-    rows = [
-        [name, f"{split['rows']:,}", f"{split['positives'] / split['rows']:.4f}" if split["rows"] else ""]
-        for name, split in prepared["splits"].items()
-    ]
-    return Table("Rows", ["split", "rows", "share of label 1"], rows)
+        return None
+    figures: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    found: dict[str, Any] | None = figures.get("profile", {}).get("milliseconds")
+    return found

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
@@ -14,11 +16,15 @@ from tfdlrm.distribute.strategies import table_maker
 from tfdlrm.pipelines.benchmarks.figures import write_figures
 from tfdlrm.pipelines.kept_plan import keep_plan
 from tfdlrm.pipelines.parent import noted_start
+from tfdlrm.pipelines.reporting.environment import environment
+from tfdlrm.pipelines.run_logs.mlperf import FILE, mlperf_log
+from tfdlrm.pipelines.run_logs.tensorboard import FOLDER, tensorboard_log
 from tfdlrm.pipelines.stages.context import Run
 from tfdlrm.pipelines.stages.placing import placed, tell_held
-from tfdlrm.pipelines.table import plan_table, print_tables
+from tfdlrm.pipelines.table import plan_table, say_tables
 from tfdlrm.report.budget import budget_picture
 from tfdlrm.training.checkpoint import read_train_state
+from tfdlrm.training.events import Listener, told_to
 from tfdlrm.training.resume import newest_sound
 from tfdlrm.training.trainer import set_determinism, train
 
@@ -33,6 +39,14 @@ def work(run: Run, watched: Mapping[str, Callable[[], tf.data.Dataset]] | None =
     )
     if found is not None and done and read_train_state(found).step == done["steps"]:
         return None
+    with _listening(run) as listener:
+        return _train(run, found, watched, listener)
+
+
+def _train(
+    run: Run, found: Path | None, watched: Mapping[str, Callable[[], tf.data.Dataset]] | None, listener: Listener
+) -> dict[str, Any]:
+    """Train from the newest checkpoint, `found`, or from the beginning; return what is noted about it."""
     config, data = run.config.train, _PackedRows(run)
     start = noted_start(run)
     if run.distribution.is_chief:
@@ -65,6 +79,7 @@ def work(run: Run, watched: Mapping[str, Callable[[], tf.data.Dataset]] | None =
             watched=watched,
             devices=run.distribution,
             stop=run.stop,
+            listener=listener,
         )
     state = result.state
     return {
@@ -82,6 +97,7 @@ def work(run: Run, watched: Mapping[str, Callable[[], tf.data.Dataset]] | None =
         "repeated_steps": state.repeated_steps,
         "worker_rates": result.worker_rates,
         "server_bytes": None if servers is None else servers.bytes,
+        "environment": environment(),
     }
 
 
@@ -92,12 +108,26 @@ def summary(results: Mapping[str, Any]) -> str:
     return f"{results['rows']:,} samples in {results['steps']:,} steps{rate}{early}"
 
 
+@contextmanager
+def _listening(run: Run) -> Iterator[Listener]:
+    """Yield what writes the logs that `[report]` asks for; nothing where another process is the chief."""
+    asked, rows = run.config.report, run.manifest.splits
+    listeners = []
+    with ExitStack() as logs:
+        if run.distribution.is_chief and asked.tensorboard:
+            listeners.append(logs.enter_context(tensorboard_log(run.work_dir.logs / FOLDER, run.config)))
+        if run.distribution.is_chief and asked.mlperf:
+            counts = (rows["train"].rows, rows["validation"].rows)
+            listeners.append(logs.enter_context(mlperf_log(run.work_dir.logs / FILE, run.config, *counts)))
+        yield told_to(listeners)
+
+
 def _tell_plan(run: Run) -> None:
     """Print how the tables fit into their budget, where they have one, and keep it for the report."""
     if run.plan is None or run.plan.spec != run.spec:  # what is trained already was planned by another version
         return
     run.console.say(f"{'train:':<10} {run.plan.caption}")
-    print_tables(plan_table(run.plan))
+    say_tables(plan_table(run.plan))
     write_figures(run.work_dir.report / "budget.json", run.plan.figures())
     write_atomic(run.work_dir.report / "budget.png", budget_picture(run.plan))
 
