@@ -62,7 +62,7 @@ docs: $(INSTALLED) ## build the documentation site into build/site
 	@$(BIN)/python -m mkdocs build --strict --quiet
 	@echo "Site: build/site/index.html"
 
-docs-check: $(INSTALLED) ## run every code block of README and docs, those that take long too: some fifteen minutes
+docs-check: $(INSTALLED) ## run every code block of README and docs, those that take long too: some twenty minutes
 	@TF_CPP_MIN_LOG_LEVEL=2 TFDLRM_FORKS=1 TFDLRM_DOCS=all $(BIN)/python -m pytest tests/docs/test_blocks.py $(ARGS)
 
 # One package of the lock comes as source only: setuptools goes in first, so that building it downloads nothing unhashed.

@@ -20,7 +20,8 @@ _PIPELINES = Path(tfdlrm.__file__).parent / "pipelines"
 
 def command_modules() -> list[str]:
     """Return the modules that `python -m` takes as commands."""
-    names = [path.stem for path in _PIPELINES.glob("*.py") if '__name__ == "__main__"' in path.read_text("utf-8")]
+    programs = (path for path in _PIPELINES.glob("*.py") if path.stem != "script")  # which only starts the others
+    names = [path.stem for path in programs if '__name__ == "__main__"' in path.read_text("utf-8")]
     names.sort(key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
     return [f"tfdlrm.pipelines.{name}" for name in names] + ["tfdlrm.serving"]
 

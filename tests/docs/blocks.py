@@ -27,6 +27,7 @@ REASONS = (
     "needs a TPU",
     "needs Docker",
     "needs the network",
+    "runs until it is ended",
     "takes long",
 )
 _FENCE = re.compile(r"^(?P<indent> *)(?P<ticks>```+)(?P<language>[\w-]*)\s*$")

@@ -26,12 +26,14 @@ from tfdlrm.serving.text_proto import read_text_proto
 from tfdlrm.spec.cluster import load_cluster
 from tfdlrm.spec.compare import load_compare
 from tfdlrm.spec.config import load_config
+from tfdlrm.tuning.sweep_config import load_sweep
 
 _SECONDS = 900  # of one block
 _READERS: dict[str, Callable[[Path], Any]] = {
     "docs/cluster.md": load_cluster,
     "docs/compare.md": load_compare,
     "docs/planning.md": load_plan_recipe,
+    "docs/sweeps.md": load_sweep,
 }
 """What reads the TOML of a page; all others have recipes of a run, whole or in part."""
 
