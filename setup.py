@@ -77,6 +77,7 @@ EXTRAS = {
     "beam": ["apache-beam>=2.77,<3"],
     "gpu": ["tensorflow[and-cuda]~=2.21.0"],
     "onnx": ["onnx>=1.17,<2", "onnxruntime>=1.20,<2", "tf2onnx>=1.17,<2"],
+    "mlperf": ["mlperf-logging>=4.1,<5"],  # report.mlperf
     "docs": ["mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.26,<2"],
     "dev": [
         "dill>=0.3.8,<1",  # tfds.testing imports it without asking for it
@@ -84,6 +85,7 @@ EXTRAS = {
         "ipykernel>=6,<8",  # runs the notebooks
         "jsonschema>=4.23,<5",
         "kubernetes-validate>=1.31,<2",  # Kubernetes' schemas, for the manifests
+        "mlperf-logging>=4.1,<5",
         "mypy>=1.13,<3",
         "nbclient>=0.10,<1",
         "pandas>=2.2,<4",  # a client takes its frames

@@ -14,12 +14,14 @@ from tfdlrm.distribute.plan_recipe import PlanRecipe
 from tfdlrm.spec.cluster import ClusterConfig
 from tfdlrm.spec.compare import CompareConfig
 from tfdlrm.spec.config import RunConfig
+from tfdlrm.tuning.sweep_config import SweepConfig
 
 FILES: dict[str, tuple[str, type[BaseModel]]] = {
     "run": ("A run: `criteo`, `tabular`, `prepare`, and what goes on from their work dirs", RunConfig),
     "cluster": ("A cluster: `cluster run` and `cluster task`", ClusterConfig),
     "compare": ("A comparison: `compare`", CompareConfig),
     "plan": ("A plan: `cluster plan`", PlanRecipe),
+    "sweep": ("A sweep: `sweep`", SweepConfig),
 }
 _HEAD = """# Configuration
 

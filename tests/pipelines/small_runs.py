@@ -39,6 +39,8 @@ def write_recipe(folder: Path, **sections: Any) -> Path:
             "embedding": {"name": "rowwise_adagrad", "learning_rate": 0.05},
             "dense": {"name": "adam", "learning_rate": 0.003},
         },
+        # What tests of the page look at; seconds of every other run.
+        "report": {"importance_rows": 0, "slice_rows": 0, "tensorboard": False},
         "export": {"directory": str(folder / "models"), "verify_rows": 300},
     }
     for name, values in sections.items():

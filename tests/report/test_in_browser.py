@@ -43,7 +43,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = write_recipe(folder, data={"planted": {"rows": 4000}}, train={"epochs": 1, "eval_every_steps": 10})
     other, work_dir = folder / "other", folder / "run"
     assert call(criteo.main, "--config", recipe, "--work-dir", other, *STAGES, "--set", "seed=7").code == 0
-    compared = ("--set", f"report.compare={other}")
+    whole = ("--set", "report.importance_rows=500", "--set", "report.slice_rows=500000")
+    compared = (*whole, "--compare", other)
     assert call(criteo.main, "--config", recipe, "--work-dir", work_dir, *STAGES, *compared).code == 0
     return work_dir / "report" / "index.html"
 

@@ -22,6 +22,7 @@ from tfdlrm.pipelines import criteo
 from tfdlrm.spec.criteo import COLUMNS
 
 TEST_ROWS = 1800
+WHOLE = {"importance_rows": 2000, "slice_rows": 500_000, "tensorboard": True}
 COLUMN = "C9"  # three frequent values
 
 
@@ -66,7 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     split = {"split": {"by": "order", "fractions": [0.6, 0.1, 0.3]}}
     train = {"epochs": 1, "eval_every_steps": 10}
-    recipe = write_recipe(folder, data={**columns, **split}, evaluate={"baseline": False}, train=train)
+    recipe = write_recipe(folder, data={**columns, **split}, evaluate={"baseline": False}, train=train, report=WHOLE)
     stages = ("--stages", "prepare,train,evaluate,report")
     longer = ("--set", "train.epochs=2", "--set", "name=longer")
     assert call(criteo.main, "--config", recipe, "--work-dir", folder / "other", *stages, *longer).code == 0
