@@ -65,7 +65,8 @@ def _prove(args: argparse.Namespace, folder: Path) -> int:
         # The two processes are not one: what may not grow is each over its own trials.
         "memory": [
             _memory(trials.filter(pl.col("trial").is_in([int(name) for name in names])))
-            for names in (list(before), [name for name in after if name not in before])
+            for names in (set(before), after.keys() - before.keys())
+            if names
         ],
     }
     base = load_config(recipe("demo"), [f"data.planted.rows={args.rows}"])
