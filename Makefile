@@ -65,6 +65,11 @@ docs: $(INSTALLED) ## build the documentation site into build/site
 docs-check: $(INSTALLED) ## run every code block of README and docs, those that take long too: some twenty minutes
 	@TF_CPP_MIN_LOG_LEVEL=2 TFDLRM_FORKS=1 TFDLRM_DOCS=all $(BIN)/python -m pytest tests/docs/test_blocks.py $(ARGS)
 
+.PHONY: sweep-check
+
+sweep-check: $(INSTALLED) ## a sweep of 20 trials, killed once on the way; what it found is judged on rows it never saw
+	@TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python -m benchmarks.sweep_proof $(ARGS)
+
 # One package of the lock comes as source only: setuptools goes in first, so that building it downloads nothing unhashed.
 $(INSTALLED): requirements.lock setup.py pyproject.toml | $(BIN)/python
 	@echo "Installing requirements.lock into $(VENV): once, a few minutes"

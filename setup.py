@@ -73,6 +73,7 @@ EXTRAS = {
     "tune": [
         "keras-tuner>=1.4.8,<2",
         "tensorboard>=2.20,<3",  # keras-tuner imports it without asking for it
+        "threadpoolctl>=3.1,<4",
     ],
     "beam": ["apache-beam>=2.77,<3"],
     "gpu": ["tensorflow[and-cuda]~=2.21.0"],
