@@ -26,6 +26,7 @@ import tomli_w
 
 from tfdlrm.pipelines.cli import recipe
 from tfdlrm.spec.config import load_config, stated_values
+from tfdlrm.tuning.sweep_config import load_sweep
 
 _SEEDS = (1001, 1002, 1003)
 _MOST_GROWTH = 0.10
@@ -69,7 +70,7 @@ def _prove(args: argparse.Namespace, folder: Path) -> int:
             if names
         ],
     }
-    base = load_config(recipe("demo"), [f"data.planted.rows={args.rows}"])
+    base = load_config(recipe("demo"), [f"data.planted.rows={args.rows}", *load_sweep(recipe("sweep")).set])
     default = folder / "default.toml"
     default.write_text(tomli_w.dumps(stated_values(base)), encoding="utf-8")
     for name, path in (("default", default), ("found", root / "best.toml")):
