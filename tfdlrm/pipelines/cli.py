@@ -20,7 +20,7 @@ from tfdlrm.data.raw_blocks import expand_path
 from tfdlrm.pipelines.manner import manner, say, tell_error
 from tfdlrm.pipelines.parsers import CommandParser, typed_again
 from tfdlrm.pipelines.work_dir import WorkDir, config_toml
-from tfdlrm.spec.config import RunConfig, load_config
+from tfdlrm.spec.config import RunConfig, load_config, with_overrides
 from tfdlrm.spec.errors import ConfigError, DataError, UserError, did_you_mean
 from tfdlrm.training.stop_signal import TrainingStopped
 
@@ -29,6 +29,8 @@ from tfdlrm.training.stop_signal import TrainingStopped
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if Path("/dev/nvidiactl").exists() else "3")
 
 _NOTES = ("All log messages before absl::InitializeLog", "Could not find cuda drivers")
+
+DefaultRecipe = Callable[[argparse.Namespace], Path | RunConfig | None]
 
 STAGES = ("prepare", "train", "evaluate", "export", "verify", "report")
 EXIT_CHECK_FAILED, EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_STOPPED = 1, 2, 130, 143
@@ -200,7 +202,7 @@ def pipeline_main(
     module: str,
     parser: argparse.ArgumentParser,
     argv: Sequence[str] | None,
-    default_recipe: Callable[[bool], Path | None],
+    default_recipe: DefaultRecipe,
 ) -> int:
     """Parse the arguments of a pipeline command and run it.
 
@@ -208,7 +210,7 @@ def pipeline_main(
         module: Name of the command's module.
         parser: What `pipeline_parser` returned for it.
         argv: Arguments; those of the process where `None`.
-        default_recipe: Told whether raw files are given, returns the recipe to take where `--config` names none.
+        default_recipe: Told the arguments, returns the recipe to take where `--config` names none.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = parser.parse_args(arguments)
@@ -216,7 +218,7 @@ def pipeline_main(
     return run_command(lambda: _run(args, default_recipe), typed_again(module, again))
 
 
-def _run(args: argparse.Namespace, default_recipe: Callable[[bool], Path | None]) -> int:
+def _run(args: argparse.Namespace, default_recipe: DefaultRecipe) -> int:
     stages = parse_stages(args.stages)
     config = _configuration(args, default_recipe)
     if args.dry_run:
@@ -299,7 +301,7 @@ def parse_stages(text: str) -> tuple[str, ...]:
     return tuple(name for name in STAGES if name in names)
 
 
-def _configuration(args: argparse.Namespace, default_recipe: Callable[[bool], Path | None]) -> RunConfig:
+def _configuration(args: argparse.Namespace, default_recipe: DefaultRecipe) -> RunConfig:
     path: Path | None = args.config
     if path is None and args.work_dir is not None and (args.work_dir / "config.toml").is_file():
         path = args.work_dir / "config.toml"
@@ -308,10 +310,12 @@ def _configuration(args: argparse.Namespace, default_recipe: Callable[[bool], Pa
     if path is None and args.continue_from is not None:
         path = _recipe_of_run(args)
     if path is None:
-        path = default_recipe(bool(args.raw))
-    if path is None:
-        raise ConfigError("`--config` must name a recipe. Received: none.")
-    config = load_config(path, args.set)
+        found = default_recipe(args)
+        if found is None:
+            raise ConfigError("`--config` must name a recipe. Received: none.")
+        config = load_config(found, args.set) if isinstance(found, Path) else with_overrides(found, args.set)
+    else:
+        config = load_config(path, args.set)
     if args.compare is not None:
         report = config.report.model_copy(update={"compare": str(args.compare)})
         config = config.model_copy(update={"report": report})

@@ -26,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the Criteo pipeline: the demo's recipe by default, the Kaggle one where only `--raw` is given."""
-    return pipeline_main(_MODULE, build_parser(), argv, lambda has_raw: recipe("criteo_kaggle" if has_raw else "demo"))
+    return pipeline_main(_MODULE, build_parser(), argv, lambda args: recipe("criteo_kaggle" if args.raw else "demo"))
 
 
 if __name__ == "__main__":

@@ -107,14 +107,7 @@ def from_dataframe(
     else:
         if label is None:
             raise ConfigError(f"`label` must name the column that holds 0 and 1. Columns: {', '.join(frame.columns)}.")
-        data = DataConfig(
-            raw=("rows.csv",),
-            format=_format(label, split),
-            split=_split(split, fractions, seed),
-            coding=TableCoding(value="string", min_count=min_count),
-            dense=(),
-            sparse=(),
-        )
+        data = _data(label, split, fractions, seed, min_count)
         codes = frame_splits(frame, data)
         choices = _choose(frame, codes, data, dense, sparse, drop)
         config = _config(data, choices, embedding_dim, batch_size, seed, name)
@@ -145,6 +138,48 @@ def _given(recipe: RunConfig | str | Path) -> RunConfig:
     if any(column.transform == "log_file_minimum" for column in data.dense):
         raise ConfigError('`transform` must not be "log_file_minimum" for a table in memory, which has no files.')
     return config
+
+
+def choose_recipe(
+    frame: pl.DataFrame,
+    raw: Sequence[str],
+    label: str,
+    split: Literal["random", "order"] | Mapping[str, str],
+    drop: Sequence[str],
+    delimiter: str,
+    name: str,
+) -> tuple[RunConfig, list[ColumnChoice]]:
+    """Return a recipe for files, by what is seen of their columns; nothing is counted or encoded.
+
+    Args:
+        frame: Rows of them, enough to decide by.
+        raw: The files.
+        label: As `from_dataframe` has it.
+        split: As `from_dataframe` has it.
+        drop: As `from_dataframe` has it.
+        delimiter: What stands between the fields of a row.
+        name: Name of the run.
+
+    Raises:
+        DataError, ConfigError: as `from_dataframe`.
+    """
+    data = _data(label, split, (0.8, 0.1, 0.1), seed=0, min_count=2)
+    form = data.format.model_copy(update={"delimiter": delimiter})
+    data = data.model_copy(update={"raw": tuple(raw), "format": form})
+    choices = _choose(frame, frame_splits(frame, data), data, (), (), drop)
+    return _config(data, choices, embedding_dim=16, batch_size=256, seed=0, name=name), choices
+
+
+def _data(label: str, split: Any, fractions: tuple[float, float, float], seed: int, min_count: int) -> DataConfig:
+    """Return how rows are read, split and coded, before any column is chosen."""
+    return DataConfig(
+        raw=("rows.csv",),
+        format=_format(label, split),
+        split=_split(split, fractions, seed),
+        coding=TableCoding(value="string", min_count=min_count),
+        dense=(),
+        sparse=(),
+    )
 
 
 def _format(label: str, split: str | Mapping[str, str]) -> RawFormat:

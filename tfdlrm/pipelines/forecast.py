@@ -66,13 +66,13 @@ def _rows(config: RunConfig, manifest: Manifest | None) -> tuple[int | None, str
     missing = [str(path) for path in paths if not path.is_file()]
     if missing:
         return None, f"unknown: {missing[0]} is not there"
-    rows = sum(map(_estimated_rows, paths))
+    rows = sum(max(0, _estimated_lines(path) - config.data.format.header) for path in paths)
     size = bytes_in_words(sum(path.stat().st_size for path in paths))
     return rows, f"about {rows:,} in {len(paths)} file{'s' * (len(paths) > 1)} of {size}"
 
 
-def _estimated_rows(path: Path) -> int:
-    """Return the rows of a text file, estimated by its beginning; counted where that is all of it."""
+def _estimated_lines(path: Path) -> int:
+    """Return the lines of a text file, estimated by its beginning; counted where that is all of it."""
     size = path.stat().st_size
     with path.open("rb") as file:
         if path.suffix == ".gz":

@@ -298,6 +298,15 @@ def checked_config(values: dict[str, Any], overrides: Iterable[str] = (), where:
         raise ConfigError(f"{prefix}{error}") from None
 
 
+def with_overrides(config: RunConfig, overrides: Iterable[str]) -> RunConfig:
+    """Return a configuration changed by `section.key=value` texts; see `load_config`.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    return checked_config(stated_values(config), overrides, "--set")
+
+
 def stated_values(config: RunConfig) -> dict[str, Any]:
     """Return a configuration as values that TOML can hold, every default stated; what is `None` is left out."""
     stated: dict[str, Any] = _without_none(config.model_dump(mode="json"))
