@@ -11,6 +11,7 @@ from tfdlrm.pipelines.forecast import forecast
 from tfdlrm.pipelines.work_dir import WorkDir
 from tfdlrm.spec.byte_sizes import bytes_in_words
 from tfdlrm.spec.config import RunConfig, load_config
+from tfdlrm.spec.errors import DataError
 
 SMALL = ["model.embedding_dim=4", "model.bottom_units=[8, 4]", "model.top_units=[8, 1]"]
 
@@ -62,3 +63,36 @@ def test_rows_of_files_are_estimated_by_their_beginning(tmp_path: Path) -> None:
     assert "in 2 files of" in text
     missing = said(config('data.raw=["/nowhere/day_0"]'), tmp_path / "run")
     assert missing["rows"] == "unknown: /nowhere/day_0 is not there" and "tables" not in missing
+
+
+@pytest.mark.parametrize(
+    ("settings", "training"),
+    [
+        (['data.split.by="random"'], 4000),
+        (['data.split.by="fold"', "data.split.folds=4"], 3750),
+        (['data.split.by="days"', "data.split.days=5"], 4000),
+        (['data.split.by="whole_and_half"'], 5000),
+    ],
+)
+def test_samples_by_split(tmp_path: Path, settings: list[str], training: int) -> None:
+    assert said(config("data.planted.rows=5000", *settings), tmp_path)["training"].startswith(f"{training:,} samples")
+
+
+def test_tables_that_are_shared_and_vocabularies_of_all_rows(tmp_path: Path) -> None:
+    shared = 'data.sparse=[{name="a", table="t", hotness=2}, {name="b", table="t"}]'
+    base = ["data.planted.rows=5000", "data.coding.min_count=1", shared]
+    assert said(config(*base), tmp_path)["tables"].startswith(f"at most {2 + 3 * 4000:,} rows")
+    everywhere = said(config(*base, 'data.vocabulary_rows="all"'), tmp_path)
+    assert everywhere["tables"].startswith(f"at most {2 + 3 * 5000:,} rows")
+
+
+def test_most_steps_bound_the_time(tmp_path: Path) -> None:
+    asked = config("data.planted.rows=100000000", "train.max_steps=1000", "train.batch_size=2000")
+    assert said(asked, tmp_path)["train"].startswith("about 2 min at 20,000 rows/s")
+
+
+@pytest.mark.parametrize("content", [b"no gzip at all", gzip.compress(b"1\t" * 5000)[:25]])
+def test_a_damaged_gzip_is_told(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "day_0.gz").write_bytes(content)
+    with pytest.raises(DataError, match="day_0.gz: cannot be read as gzip"):
+        said(config(f'data.raw=["{tmp_path / "day_0.gz"}"]'), tmp_path / "run")

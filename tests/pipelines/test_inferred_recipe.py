@@ -101,5 +101,5 @@ def test_from_a_file_to_a_model_and_again_by_the_recipe_that_was_written(
     metrics = json.loads((tmp_path / "runs" / "shop_visits" / "metrics.json").read_text())
     assert metrics["stages"]["verify"]["rows"] > 0 and metrics["stages"]["prepare"]["rows"] == 2000
     assert load_config(tmp_path / "runs" / "shop_visits" / "config.toml") == load_config(tmp_path / "shop.toml")
-    again = call(tabular.main, "--config", "shop.toml", "--stages", "prepare,train,evaluate")
-    assert again.code == 0 and again.out.count("done before") == 3
+    again = call(tabular.main, "--config", "shop.toml", "--stages", "prepare,train")
+    assert again.code == 0 and again.out.count("done before") == 2

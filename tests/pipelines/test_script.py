@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,24 @@ def test_quiet_tells_errors_alone(manner, capsys) -> None:
     assert run_command(_refused) == 2
     shown = capsys.readouterr()
     assert (shown.out, shown.err) == ("", "tfdlrm: it must not.\n")
+
+
+def test_brackets_in_tables_are_text(capsys) -> None:
+    say_tables(Table("[bold] caption", ["a[/b]"], [["[true, false]"], ["x[/b]"]]))
+    shown = capsys.readouterr().out
+    for text in ("[bold] caption", "a[/b]", "[true, false]", "x[/b]"):
+        assert text in shown
+
+
+def test_rows_done_before_are_no_rate(capsys) -> None:
+    with progress_bars(False, first_line=0.3, next_lines=60.0) as bar:
+        advance = bar("train", 2_000_000)
+        advance(1_000_000)  # of an earlier process
+        advance(30)
+        time.sleep(0.6)
+    (line,) = capsys.readouterr().err.splitlines()
+    rate = int(line.rpartition(", ")[2].removesuffix(" rows/s").replace(",", ""))
+    assert "1,000,030 of 2,000,000 rows" in line and rate <= 100
 
 
 def test_json_lines(manner, capsys) -> None:

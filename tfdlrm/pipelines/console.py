@@ -128,12 +128,14 @@ class _Phase:
     def __init__(self, title: str, rows: int, first_line: float, next_lines: float) -> None:
         self._title = title
         self._rows = rows
-        self._done = 0
+        self._done = self._before = 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._tell, args=(first_line, next_lines), daemon=True)
         self._thread.start()
 
     def advance(self, rows: int) -> None:
+        if not self._done:  # what was done before, where a run goes on, is no rate
+            self._before = rows
         self._done += rows
 
     def end(self) -> None:
@@ -141,9 +143,10 @@ class _Phase:
         self._thread.join()
 
     def _tell(self, first_line: float, next_lines: float) -> None:
-        wait, told, since = first_line, 0, time.perf_counter()
+        wait, told, since = first_line, None, time.perf_counter()
         while not self._ended.wait(wait):
             done, now = self._done, time.perf_counter()
+            told = self._before if told is None else told
             share = f" of {self._rows:,} rows ({done / self._rows:.1%})" if self._rows else " rows"
             rate = (done - told) / (now - since)
             known = {"rows": done, "of": self._rows or None, "rows_per_second": round(rate)}

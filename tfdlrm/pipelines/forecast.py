@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,8 +17,10 @@ from tfdlrm.pipelines.work_dir import WorkDir
 from tfdlrm.spec.byte_sizes import bytes_in_words
 from tfdlrm.spec.config import RunConfig
 from tfdlrm.spec.derive import encoding_of, spec_of
+from tfdlrm.spec.errors import DataError
 from tfdlrm.spec.features import FeatureSpec
 from tfdlrm.spec.model_spec import model_spec
+from tfdlrm.spec.raw import Split
 
 _SAMPLE_BYTES = 1 << 20
 _ENOUGH_MEMORY = 1 << 60
@@ -46,14 +50,17 @@ def forecast(config: RunConfig, work_dir: WorkDir, stages: Sequence[str]) -> Ite
     yield f"training:  {training:,} samples an epoch, {epochs} epoch{'s' * (epochs > 1)}, batches of {batch:,}"
     width = 4 * (len(config.data.dense) + sum(column.hotness for column in config.data.sparse) + 1)
     yield f"prepared:  about {bytes_in_words(rows * width)} in {work_dir.data}"
-    spec, known = _spec(config, manifest, training)
+    spec, known = _spec(config, manifest, rows if config.data.vocabulary_rows == "all" else training)
     held = _table_bytes(config, spec)
     most = "" if known else "at most "
     yield f"tables:    {most}{spec.table_rows:,} rows, {most}{bytes_in_words(held)} with the optimizer's slots"
     if not known:
         yield "           (vocabularies are counted when rows are prepared; they are no larger than this)"
     yield f"memory:    {most}about {bytes_in_words(held + _PROCESS_BYTES)}"
-    yield from _times(work_dir, stages, rows, training * config.train.epochs)
+    samples = training * config.train.epochs
+    if config.train.max_steps is not None:
+        samples = min(samples, config.train.max_steps * config.train.batch_size)
+    yield from _times(work_dir, stages, rows, samples)
 
 
 def _rows(config: RunConfig, manifest: Manifest | None) -> tuple[int | None, str]:
@@ -76,8 +83,11 @@ def _estimated_lines(path: Path) -> int:
     size = path.stat().st_size
     with path.open("rb") as file:
         if path.suffix == ".gz":
-            with gzip.open(file) as plain:
-                sample = plain.read(_SAMPLE_BYTES)
+            try:
+                with gzip.open(file) as plain:
+                    sample = plain.read(_SAMPLE_BYTES)
+            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+                raise DataError(f"{path}: cannot be read as gzip: {error}.") from None
             read = min(file.tell(), size)
         else:
             sample = file.read(_SAMPLE_BYTES)
@@ -88,23 +98,32 @@ def _estimated_lines(path: Path) -> int:
 def _training_rows(config: RunConfig, manifest: Manifest | None, rows: int) -> int:
     if manifest is not None:
         return manifest.splits["train"].rows
-    split = config.data.split
-    share = split.fractions[0] if split.by in ("order", "time", "hash") else 1.0
-    return round(rows * share * (1 - config.data.drop_negatives))
+    # What is left out is of label 0, whose share is not known yet.
+    return round(rows * _training_share(config.data.split, len(config.data.raw)))
 
 
-def _spec(config: RunConfig, manifest: Manifest | None, training: int) -> tuple[FeatureSpec, bool]:
+def _training_share(split: Split, files: int) -> float:
+    if split.by == "fold":
+        return 1 - 1 / split.folds
+    if split.by == "days":
+        return 1 - 1 / (split.days or files)
+    return 1.0 if split.by == "whole_and_half" else split.fractions[0]
+
+
+def _spec(config: RunConfig, manifest: Manifest | None, counted: int) -> tuple[FeatureSpec, bool]:
     """Return the features with the sizes of their tables, and whether these are known."""
     if manifest is not None:
         return model_spec(manifest.spec, config.model), True
     sizes, known = {}, True
-    hotness = {column.table or column.name: column.hotness for column in config.data.sparse}
+    hotness: Counter[str] = Counter()
+    for column in config.data.sparse:
+        hotness[column.table or column.name] += column.hotness
     for name, coding in encoding_of(config.data).tables.items():
         if coding.buckets is not None:
             sizes[name] = coding.first_id + coding.buckets
         else:
             known = False
-            sizes[name] = coding.first_id + max(1, training * hotness[name] // coding.min_count)
+            sizes[name] = coding.first_id + max(1, counted * hotness[name] // coding.min_count)
     return model_spec(spec_of(config.data, sizes, config.model.embedding_dim), config.model), known
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.console import Console as RichConsole
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from tfdlrm.pipelines.manner import manner, say
 from tfdlrm.report.html import Table
@@ -109,11 +110,12 @@ def print_tables(*tables: Table | None, width: int = PLAIN_WIDTH) -> None:
     for table in tables:
         if table is None:
             continue
-        shown = RichTable(title=table.caption, title_justify="left", box=SIMPLE_HEAD)
+        # As text: what is in brackets in it is not for rich to read.
+        shown = RichTable(title=Text(table.caption), title_justify="left", box=SIMPLE_HEAD)
         for number, column in enumerate(table.columns):
-            shown.add_column(column, justify="right" if number else "left", no_wrap=not number)
+            shown.add_column(Text(column), justify="right" if number else "left", no_wrap=not number)
         for row in table.rows:
-            shown.add_row(*row)
+            shown.add_row(*map(Text, row))
         console.print(shown)
 
 

@@ -58,7 +58,9 @@ def result_plots(
         )
     )
     model = next(iter(scores.values()))
-    means = [f"{np.average(model[labels == label]):.4f}" for label in (0, 1) if (labels == label).any()]
+    weight = np.ones(len(labels)) if sample_weight is None else sample_weight
+    of_label = [labels == label for label in (0, 1)]
+    means = [f"{np.average(model[rows], weights=weight[rows]):.4f}" for rows in of_label if weight[rows].any()]
     plots.append(
         Plot(
             f"Predicted probabilities of {next(iter(scores))} by label; their means are {' and '.join(means)}.",
