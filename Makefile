@@ -32,7 +32,7 @@ serve-check: $(INSTALLED) ## ask a server that holds them, case by case: URL=htt
 soak-serving: $(INSTALLED) ## load the local server harder than make test does: bodies, clients, versions
 	@TF_CPP_MIN_LOG_LEVEL=2 TFDLRM_SOAK=1 $(BIN)/python -m pytest tests/serving/test_load.py tests/serving/test_fuzz.py $(ARGS)
 
-wheel-check: $(INSTALLED) ## build sdist and wheel, install from the lock in a clean environment, run it in an empty folder
+wheel-check: $(INSTALLED) ## build sdist and wheel, install it with what it declares in a clean environment, run it in an empty folder
 	@$(BIN)/python tests/wheel_check.py
 
 lint: $(INSTALLED) ## ruff, its format, and mypy

@@ -43,6 +43,7 @@ class BuildWithRecipes(build_py):
 
 # TensorFlow and tf_keras move together, and results are checked against one pair of them.
 CORE = [
+    "fastapi>=0.115,<1",  # the server, over REST
     "httpx>=0.27,<1",  # the verify stage asks a server
     "matplotlib>=3.8,<4",
     "ml-dtypes>=0.5.1,<1",  # bfloat16 for NumPy
@@ -59,17 +60,12 @@ CORE = [
     "tensorflow-recommenders>=0.7.7,<0.8",
     "tf_keras~=2.21.0",
     "tomli-w>=1.0,<2",
+    "uvicorn>=0.30,<1",
 ]
 
 EXTRAS = {
-    "serving": [
-        "fastapi>=0.115,<1",
-        "grpcio>=1.70,<2",
-        "httpx>=0.27,<1",
-        "prometheus-client>=0.21,<1",
-        "tensorflow-serving-api~=2.21.0",
-        "uvicorn>=0.30,<1",
-    ],
+    # gRPC, warm-up requests and metrics; REST alone needs none of it
+    "serving": ["grpcio>=1.70,<2", "prometheus-client>=0.21,<1", "tensorflow-serving-api~=2.21.0"],
     "tune": [
         "keras-tuner>=1.4.8,<2",
         "tensorboard>=2.20,<3",  # keras-tuner imports it without asking for it

@@ -44,6 +44,19 @@ def test_spec_and_metrics_load_no_tensorflow() -> None:
     assert last_line(run_python("\n".join(["import sys", *code, f"print({loaded})"]))) == "[]"
 
 
+def test_clients_and_search_need_no_import_of_their_own() -> None:
+    """Nor do they load TensorFlow before they are used; `dir` knows of them before."""
+    code = [
+        "import sys, tfdlrm",
+        "assert {'serving', 'tuning'} <= set(dir(tfdlrm))",
+        "tfdlrm.tuning, tfdlrm.serving",
+        "client = tfdlrm.serving.PredictClient.__module__",
+        "loaded = 'tensorflow' in sys.modules",
+        "print(client, loaded, tfdlrm.tuning.search.__name__)",
+    ]
+    assert last_line(run_python("\n".join(code))) == "tfdlrm.serving.client False search"
+
+
 def test_import_sets_the_environment_for_this_process_and_its_children() -> None:
     code = "import os, tfdlrm; print(os.environ['TF_USE_LEGACY_KERAS'])"
     assert last_line(run_python(code)) == "1"

@@ -135,6 +135,9 @@ _HOMES = {
     "packed_dataset": "tfdlrm.data.dataset",
 }
 
+_PACKAGES = ("serving", "tuning")
+"""Whose names are asked for with the package before them, as in `tfdlrm.tuning.search`."""
+
 
 def _choose_keras() -> None:
     """Make `tf.keras` mean tf_keras in this process and those it starts.
@@ -159,6 +162,8 @@ _choose_keras()
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return importlib.import_module(f"tfdlrm.{name}")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'tfdlrm' has no attribute {name!r}")
@@ -168,4 +173,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_PACKAGES})

@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
+from importlib.util import find_spec
 from types import FrameType
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -73,18 +74,18 @@ def _serve(args: argparse.Namespace) -> None:
     listener = _bind("rest_api_port", args.host, args.rest_api_port)
     transport.warn(listener.getsockname()[0])
     if args.port:
+        if find_spec("tensorflow_serving") is None:
+            raise ConfigError(f"`port` needs `pip install tfdlrm[serving]`: without it no gRPC. Received: {args.port}")
         _bind("port", args.host, args.port).close()  # gRPC takes it again, and says less about why it cannot
     settings = model_flags.settings_of(args)  # what is wrong there is said before TensorFlow takes its seconds
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # TensorFlow imports Keras where it finds it, a fifth of the time that the import takes; no SavedModel needs it.
     sys.modules.setdefault("tf_keras", None)  # type: ignore[arg-type]
-    try:
-        from tfdlrm.serving.app import create_app
-        from tfdlrm.serving.http_server import HttpServer
-        from tfdlrm.serving.servable import load_servable
-        from tfdlrm.serving.warmup import warmed
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"the server needs `pip install tfdlrm[serving]`. Received: {error}") from error
+    from tfdlrm.serving.app import create_app
+    from tfdlrm.serving.http_server import HttpServer
+    from tfdlrm.serving.servable import load_servable
+    from tfdlrm.serving.warmup import warmed
+
     # What was imported lives as long as the process: collections for replaced versions need not look at it again.
     gc.collect()
     gc.freeze()

@@ -46,7 +46,7 @@ def read_model_config(path: Path) -> list[ModelSettings]:
         from google.protobuf import text_format
         from tensorflow_serving.config import model_server_config_pb2
     except ModuleNotFoundError as error:
-        raise ConfigError(f"the server needs `pip install tfdlrm[serving]`. Received: {error}") from error
+        raise ConfigError(f"`model_config_file` needs `pip install tfdlrm[serving]`. Received: {error}") from error
     message = model_server_config_pb2.ModelServerConfig()
     try:
         text_format.Parse(path.read_text(encoding="utf-8"), message)

@@ -159,8 +159,11 @@ class Transport:
         self._args = args
         self._metrics_path: str | None = None
         if args.monitoring_config_file is not None:
-            from tfdlrm.serving.metrics import read_monitoring_config
-
+            try:
+                from tfdlrm.serving.metrics import read_monitoring_config
+            except ModuleNotFoundError as error:
+                needs = "`monitoring_config_file` needs `pip install tfdlrm[serving]`"
+                raise ConfigError(f"{needs}. Received: {error}") from error
             self._metrics_path = read_monitoring_config(args.monitoring_config_file)
         self._metrics: Any = None
         self._observers: list[Observer] = []

@@ -1,6 +1,7 @@
 """Replay of recorded requests when a version is loaded, so that its first callers wait no longer than later ones.
 
 TensorFlow Serving's file: `assets.extra/tf_serving_warmup_requests`, TFRecords of PredictionLog, a thousand at most.
+What reads them comes with the extra `serving`; without it versions answer unwarmed, and the log says so.
 """
 
 from __future__ import annotations
@@ -8,14 +9,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 from google.protobuf.message import DecodeError
-from tensorflow_serving.apis import prediction_log_pb2
 
-from tfdlrm.serving import messages
 from tfdlrm.serving.errors import Code, StatusError, invalid
 
 if TYPE_CHECKING:
@@ -41,7 +41,9 @@ def warmed(load: Callable[[Path, int], Servable], iterations: int = 1) -> Callab
     def load_and_replay(path: Path, version: int) -> Servable:
         servable = load(path, version)
         file = path / REQUESTS_FILE
-        if file.exists():
+        if file.exists() and find_spec("tensorflow_serving") is None:
+            _LOG.warning("%s: recorded requests are not replayed: that needs `pip install tfdlrm[serving]`", path)
+        elif file.exists():
             started = time.monotonic()
             count = replay(servable, file, iterations)
             _LOG.info("%s: %d recorded requests replayed in %.1f s", path, count, time.monotonic() - started)
@@ -65,6 +67,8 @@ def replay(servable: Servable, file: Path, iterations: int = 1) -> int:
         StatusError: DATA_LOSS where the file is no TFRecord, INVALID_ARGUMENT for more than a thousand records or one
             that is no PredictionLog, else what a request was refused with.
     """
+    from tensorflow_serving.apis import prediction_log_pb2
+
     count = 0
     for record in _records(file):
         try:
@@ -90,6 +94,8 @@ def _records(file: Path) -> Iterator[bytes]:
 
 
 def _answer(servable: Servable, log: Any) -> None:
+    from tfdlrm.serving import messages
+
     kind = log.WhichOneof("log_type")
     if kind == "predict_log":
         messages.predict(servable, log.predict_log.request)
