@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -57,6 +58,25 @@ def test_an_index_is_left_aside() -> None:
     assert polars_frame(frame).to_dict(as_series=False) == {"a": [1, 2]}
 
 
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_times_of_any_unit(unit: str) -> None:
+    times = pd.Series(["2024-10-27 01:15", None], dtype=f"datetime64[{unit}]")
+    frame = polars_frame(pd.DataFrame({"t": times, "d": times - times.min() + pd.Timedelta(1, "h").as_unit(unit)}))
+    assert frame.rows() == [(datetime.datetime(2024, 10, 27, 1, 15), datetime.timedelta(hours=1)), (None, None)]
+
+
+def test_times_with_a_zone_are_told_in_utc() -> None:
+    hours = pd.to_datetime(["2024-10-27 00:30", "2024-10-27 01:15"]).tz_localize("UTC").tz_convert("Europe/Zurich")
+    texts = text_values(polars_frame(pd.DataFrame({"t": hours}))["t"]).to_list()
+    assert texts == ["2024-10-27 00:30:00.000000+00:00", "2024-10-27 01:15:00.000000+00:00"]
+
+
+def test_lists_of_pandas() -> None:
+    lists = {"gaps": [["a", np.nan], [pd.NA, pd.NaT]], "mixed": [[1], [2.5]], "arrays": [np.array([1.0, np.nan]), (2,)]}
+    frame = polars_frame(pd.DataFrame(lists))
+    assert frame.rows() == [(["a"], [1.0], [1.0]), ([], [2.5], [2.0])]
+
+
 def test_numbers_as_text() -> None:
     values = pl.Series("x", [2.0, 2.5, -3.0, float("nan"), None, 1e300])
     assert text_values(values).to_list() == ["2", "2.5", "-3", "", "", "1e+300"]
@@ -73,6 +93,11 @@ def test_numbers_as_text() -> None:
         (pd.DataFrame([[1, 2]], columns=["a", "a"]), "column names of `df` must be unique. Received twice: 'a'."),
         (pa.table([[1], [2]], names=["a", "a"]), "column names of `df` must be unique. Received twice: 'a'."),
         (pd.DataFrame({"a": ["x", 1]}), "column `a` must hold values of one kind. Received: int, str."),
+        (
+            pd.DataFrame({"a": [["x"], [1]]}),
+            "column `a` must hold lists of one kind of values. Received: int, str.",
+        ),
+        (pd.DataFrame({"a": [["x"], "y"]}), "column `a` must hold values of one kind. Received: list, str."),
     ],
 )
 def test_what_is_no_table_is_refused(table: Any, message: str) -> None:

@@ -37,7 +37,9 @@ def choose(name: str, values: Any, trains: slice = slice(None), **asked: Any) ->
         ("stars", [1, 2, 3] * 10, "sparse", "few different"),
         ("stars", [1, 2, 3] * 9, "dense", "many different"),  # nine rows a value
         ("stars", [None if v == 3 else float(v) for v in FEW], "sparse", "few different"),  # pandas' gaps
-        ("stars", [float(v) for v in FEW], "dense", "fraction"),  # floats without a gap are meant to be floats
+        ("stars", [float(v) for v in FEW], "dense", "floats without a gap"),  # they are meant to be floats
+        ("user_id", [7.0, 8.0, 9.0] * 40, "sparse", "(id)"),
+        ("user_id", [7.0, 8.5, 9.0] * 40, "dense", "fraction"),
         ("user_id", np.arange(N), "sparse", "(id)"),
         ("userId", np.arange(N), "sparse", "(id)"),
         ("USER", np.arange(N), "sparse", "(user)"),
@@ -85,6 +87,16 @@ def test_only_training_rows_decide() -> None:
     assert choose("n", values, trains=slice(0, 30)).use == "sparse"
     assert choose("n", values).use == "dense"
     assert choose("x", [1.5, -3.0], trains=slice(0, 1)).detail == "standardize, 1.5 to 1.5"
+    whole = [1.0, 2.0, 3.0] * 30
+    for test_row in (None, 0.5, 4.0):
+        assert choose("stars", [*whole, test_row], trains=slice(0, 90)).why == "floats without a gap, though whole ones"
+        assert choose("stars", [None, *whole, test_row], trains=slice(0, 91)).use == "sparse"
+    with pytest.raises(DataError, match="column `day` holds dates"):
+        choose("day", ["2024-01-31", "soon"], trains=slice(0, 1))
+    assert choose("day", ["soon", "2024-01-31"], trains=slice(1)).use == "sparse"
+    with pytest.raises(DataError, match="column `x` has no value in any training row"):
+        choose("x", [None, 1.5], trains=slice(0, 1))
+    assert choose("tags", [["a", "b"], ["c"]], trains=slice(0, 1)).detail == "2 values, up to 2 a row"
 
 
 def test_what_is_asked_for_is_done() -> None:
@@ -107,8 +119,8 @@ def test_what_is_asked_for_is_done() -> None:
         ("when", [datetime.timedelta(1)], "column `when` holds dates"),
         ("when", ["2024-01-31", None, "2024-02-01 12:00"], "column `when` holds dates"),
         ("timestamp", [1_700_000_000, 1_700_000_001], "column `timestamp` holds points in time"),
-        ("x", [None, None], "column `x` has no value in any row. Leave it out: drop=['x']."),
-        ("x", [float("nan")], "column `x` has no value in any row."),
+        ("x", [None, None], "column `x` has no value in any training row. Leave it out: drop=['x']."),
+        ("x", [float("nan")], "column `x` has no value in any training row."),
         ("x", [{"a": 1}], "column `x` must hold numbers, text, true and false, or lists of them. Received: Struct"),
         ("x", [[0.5, 0.25]], "column `x` must hold numbers, text, true and false, or lists of them. Received: List(F"),
         ("x", [b"raw"], "column `x` must hold numbers, text, true and false, or lists of them. Received: Binary."),

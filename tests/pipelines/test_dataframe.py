@@ -331,7 +331,7 @@ def simple(**columns: Any) -> pl.DataFrame:
         (
             {},
             {"label": "y", "recipe": "x.toml"},
-            "`label`, `dense`, `sparse` and `drop` must not be given beside `recipe`",
+            "`label` must not be given beside `recipe`",
         ),
     ],
 )

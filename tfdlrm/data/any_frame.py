@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # it loads TensorFlow, which this does without
     from tfdlrm.data.columns import RawColumns
 
 _NUMBERS = "biuf"
+_NUMERIC = frozenset(("int", "float", "bool"))
 
 
 def polars_frame(table: Any) -> pl.DataFrame:
@@ -26,8 +27,8 @@ def polars_frame(table: Any) -> pl.DataFrame:
             imported for it.
 
     Raises:
-        DataError: it is none of these, a name is no text or is there twice, or a pandas column holds several kinds of
-            values.
+        DataError: it is none of these, a name is no text or is there twice, or a pandas column, or its lists, hold
+            several kinds of values.
 
     Example:
         >>> polars_frame(pl.LazyFrame({"a": [1, 2]})).shape
@@ -61,16 +62,43 @@ def _refuse_names(names: list[Any]) -> None:
 
 def _pandas_series(name: str, column: Any) -> pl.Series:
     if isinstance(column.dtype, np.dtype) and column.dtype.kind in _NUMBERS + "mM":
-        return pl.Series(name, column.to_numpy())
+        array = column.to_numpy()
+        if array.dtype.kind in "mM" and np.datetime_data(array.dtype)[0] == "s":  # which Polars does not read
+            array = array.astype(f"{array.dtype.kind}8[us]")
+        return pl.Series(name, array)
     values = column.astype(object).where(column.notna(), None).tolist()
-    values = [list(v) if isinstance(v, (np.ndarray, tuple, set, frozenset)) else v for v in values]
+    values = [_listed(value) for value in values]
+    lists = [value for value in values if isinstance(value, list)]
+    kinds = _kinds(values)
+    # Polars makes of all lists what the first one holds: a fraction after whole numbers would lose its digits.
+    inner = sorted({kind for value in lists for kind in _kinds(value)})
+    if kinds == ["list"] and len(inner) > 1:
+        if not set(inner) <= _NUMERIC:
+            raise DataError(f"column `{name}` must hold lists of one kind of values. Received: {', '.join(inner)}.")
+        values = [None if v is None else [None if part is None else float(part) for part in v] for v in values]
     try:
         return pl.Series(name, values, strict=True)
     except (TypeError, pl.exceptions.PolarsError):
-        kinds = sorted({type(value).__name__ for value in values if value is not None})
-    if set(kinds) <= {"int", "float", "bool"}:
+        pass
+    if set(kinds) <= _NUMERIC:
         return pl.Series(name, [None if value is None else float(value) for value in values])
     raise DataError(f"column `{name}` must hold values of one kind. Received: {', '.join(kinds)}.")
+
+
+def _listed(value: Any) -> Any:
+    """Return a collection as a list without what pandas writes for missing values; others as they are."""
+    if not isinstance(value, (np.ndarray, list, tuple, set, frozenset)):
+        return value
+    parts = [part.item() if isinstance(part, np.generic) and part.dtype.kind not in "mM" else part for part in value]
+    return [part for part in parts if not _is_gap(part)]
+
+
+def _is_gap(part: Any) -> bool:
+    return type(part).__name__ in ("NAType", "NaTType") or (isinstance(part, float) and part != part)
+
+
+def _kinds(values: list[Any]) -> list[str]:
+    return sorted({type(value).__name__ for value in values if value is not None})
 
 
 def raw_frame(frame: pl.DataFrame, columns: RawColumns, separators: Mapping[str, str | None]) -> pl.DataFrame:
@@ -118,7 +146,7 @@ def number_values(series: pl.Series) -> pl.Series:
 
 
 def text_values(series: pl.Series, separator: str | None = None) -> pl.Series:
-    """Return values as text, `""` where missing, bags joined by a separator.
+    """Return values as text, `""` where missing, bags joined by a separator, times with a zone in UTC.
 
     Raises:
         DataError: the column cannot be told as text, is one of lists without a separator, or a value holds it.
@@ -150,6 +178,9 @@ def _as_text(values: pl.Expr, kind: Any, name: str) -> pl.Expr:
             .when(values.is_not_nan())
             .then(values.cast(pl.String))
         )
+    if isinstance(kind, pl.Datetime) and kind.time_zone is not None:
+        # Local times come twice when clocks go back.
+        return values.dt.convert_time_zone("UTC").cast(pl.String)
     texts = kind in (pl.String, pl.Boolean, pl.Categorical, pl.Enum, pl.Null)
     if texts or kind.is_integer() or kind.is_temporal():
         return values.cast(pl.String)

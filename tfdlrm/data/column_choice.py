@@ -74,7 +74,7 @@ def choose_columns(
     - Text, categories, true and false, and lists of them are sparse.
     - Whole numbers are sparse where the name says that they name something (its last word is `id`, `code`, `user` ...),
       where few are different (at most 20, each ten times on average), or where most are above 2^24; else dense.
-      Numbers with gaps that are whole otherwise count as whole: pandas keeps them as floats.
+      Floats that are whole count as whole if the name says so, or if there are gaps: pandas keeps them as floats.
     - Other numbers are dense.
     - Dense numbers are read through log1p where none is below 0 and one is 10 or more, else standardized.
 
@@ -106,10 +106,10 @@ def choose_columns(
 
 def _inferred(series: pl.Series, training: pl.Series) -> ColumnChoice:
     name, kind = series.name, series.dtype
-    if kind.is_temporal() or _holds_dates(series):
+    if kind.is_temporal() or _holds_dates(training):
         raise DataError(f"column `{name}` holds dates, which are no feature as they are. {DATE_HELP.format(name=name)}")
-    if series.null_count() == len(series) or (kind.is_float() and series.is_nan().fill_null(True).all()):
-        raise DataError(f"column `{name}` has no value in any row. Leave it out: drop=[{name!r}].")
+    if training.null_count() == len(training) or (kind.is_float() and training.is_nan().fill_null(True).all()):
+        raise DataError(f"column `{name}` has no value in any training row. Leave it out: drop=[{name!r}].")
     if kind == pl.Boolean:
         return _sparse(series, training, "true or false")
     if kind in (pl.String, pl.Categorical, pl.Enum):
@@ -121,12 +121,17 @@ def _inferred(series: pl.Series, training: pl.Series) -> ColumnChoice:
             f"column `{name}` must hold numbers, text, true and false, or lists of them. Received: {kind}. "
             f"Leave it out (drop=[{name!r}]), or make columns of such values of it first."
         )
-    if not _is_whole(series):
-        return _dense(training, None, "numbers with a fraction")
-    return _whole_number(series, training)
+    there = training.drop_nulls()
+    if kind.is_float():
+        there = there.drop_nans()
+        if not (there == there.floor()).all():
+            return _dense(training, None, "numbers with a fraction")
+    elif not kind.is_integer():
+        return _dense(training, None, f"numbers of the kind {kind}")
+    return _whole_number(series, training, meant_as_float=kind.is_float() and len(there) == len(training))
 
 
-def _whole_number(series: pl.Series, training: pl.Series) -> ColumnChoice:
+def _whole_number(series: pl.Series, training: pl.Series, meant_as_float: bool) -> ColumnChoice:
     name = series.name
     words = [word.lower() for word in _WORD.findall(name)]
     last = words[-1] if words else ""
@@ -134,6 +139,8 @@ def _whole_number(series: pl.Series, training: pl.Series) -> ColumnChoice:
     middle = float(np.median(np.abs(values))) if len(values) else 0.0
     if last in _ID_WORDS:
         return _sparse(series, training, f"whole numbers, and the name says that they name a thing ({last})")
+    if meant_as_float:
+        return _dense(training, None, "floats without a gap, though whole ones")
     if _TIME_WORDS & set(words) and middle > _EPOCH:
         raise DataError(
             f"column `{name}` holds points in time, which are no feature as they are. {DATE_HELP.format(name=name)} "
@@ -165,21 +172,16 @@ def _sparse(series: pl.Series, training: pl.Series, why: str) -> ColumnChoice:
         alone = distinct > FEW and distinct > _NEARLY_ALL * len(texts)
         note = "; nearly every row has its own, so that there may be nothing to learn" if alone else ""
         return ColumnChoice(name, "sparse", f"{distinct:,} values", why + note, SparseColumn(name=name))
+    # Rows that do not train are joined, too.
     values = text_values(series.explode().drop_nulls())
     free = [separator for separator in _SEPARATORS if not values.str.contains(separator, literal=True).any()]
+    distinct = text_values(training.explode().drop_nulls()).n_unique()
     if not free:
         raise DataError(f"column `{name}`: the values of its lists must do without one of {_SEPARATORS}, to be joined.")
     longest: int = training.list.len().max() or 1  # type: ignore[assignment]
     hotness = min(longest, LONGEST_BAG)
     feature = SparseColumn(name=name, separator=free[0], hotness=hotness, combiner="mean")
-    return ColumnChoice(name, "sparse", f"{values.n_unique():,} values, up to {hotness} a row", why, feature)
-
-
-def _is_whole(series: pl.Series) -> bool:
-    if not series.dtype.is_float():
-        return series.dtype.is_integer()
-    there = series.drop_nulls().drop_nans()
-    return len(there) < len(series) and bool((there == there.floor()).all())
+    return ColumnChoice(name, "sparse", f"{distinct:,} values, up to {hotness} a row", why, feature)
 
 
 def _holds_dates(series: pl.Series) -> bool:

@@ -9,6 +9,7 @@ from tfdlrm.data.columns import raw_columns
 from tfdlrm.data.raw_blocks import RawPath
 from tfdlrm.data.reader import RawReader
 from tfdlrm.data.side_tables import SideFile
+from tfdlrm.spec.coding import Encoding
 from tfdlrm.spec.config import DataConfig
 from tfdlrm.spec.derive import encoding_of
 
@@ -30,9 +31,9 @@ def feature_reader(data: DataConfig, raw: Sequence[str | RawPath], chunk_bytes: 
         chunk_bytes,
         dense=columns.numbers,
         strings=[name for name in columns.strings if name not in keys],
-        hex_columns={name: sep for name, sep in _hex_columns(data).items() if name not in keys},
+        hex_columns={name: sep for name, sep in hex_columns(data).items() if name not in keys},
         keys=keys,
-        weights={c.weights: (c.source, c.separator) for c in encoding.features.values() if c.weights},
+        weights=weight_columns(encoding),
         extra=[data.split.key] if data.split.by == "hash" and data.split.key else [],
     )
 
@@ -73,12 +74,17 @@ def key_columns(data: DataConfig) -> list[str]:
     return [name for name, are_keys in readers.items() if all(are_keys) and name not in joined]
 
 
-def _hex_columns(data: DataConfig) -> dict[str, str | None]:
+def hex_columns(data: DataConfig) -> dict[str, str | None]:
     """Return the raw columns that must hold hexadecimal keys, with the separator of their bags."""
     encoding, table_of = encoding_of(data), _table_of(data)
     hexadecimal = [c for name, c in encoding.features.items() if encoding.tables[table_of[name]].value == "hex"]
     # Where features read one column both as a bag and as a single value, the stricter reading counts.
     return {c.source: c.separator for c in sorted(hexadecimal, key=lambda c: c.separator is None)}
+
+
+def weight_columns(encoding: Encoding) -> dict[str, tuple[str, str]]:
+    """Return the raw columns that hold weights, with the bag's column and its separator."""
+    return {c.weights: (c.source, c.separator) for c in encoding.features.values() if c.weights and c.separator}
 
 
 def _table_of(data: DataConfig) -> dict[str, str]:

@@ -14,7 +14,8 @@ from tfdlrm.data.any_frame import polars_frame, raw_frame
 from tfdlrm.data.column_choice import ColumnChoice, choose_columns
 from tfdlrm.data.columns import raw_columns
 from tfdlrm.data.encoder import FeatureEncoder
-from tfdlrm.data.frame_rows import frame_labels, frame_splits, refuse_absent
+from tfdlrm.data.frame_rows import frame_labels, frame_splits, refuse_absent, refuse_bad_values
+from tfdlrm.data.recipe_reader import hex_columns, weight_columns
 from tfdlrm.data.row_statistics import RowStatistics, summarize
 from tfdlrm.data.splits import SPLIT_NAMES, Codes, in_split
 from tfdlrm.data.untouched_rows import untouched_rows_of
@@ -31,6 +32,7 @@ from tfdlrm.spec.train_config import DenseOptimizerConfig, EmbeddingOptimizerCon
 
 _RESERVED = "label"
 """What a frame of raw rows calls its labels."""
+_FRACTIONS = (0.8, 0.1, 0.1)
 
 
 def from_dataframe(
@@ -40,13 +42,13 @@ def from_dataframe(
     dense: Sequence[str] | Mapping[str, DenseTransform] = (),
     sparse: Sequence[str] = (),
     drop: Sequence[str] = (),
-    split: Literal["random", "order"] | Mapping[str, str] = "random",
-    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
-    min_count: int = 2,
-    embedding_dim: int = 16,
-    batch_size: int = 256,
-    seed: int = 0,
-    name: str = "table",
+    split: Literal["random", "order"] | Mapping[str, str] | None = None,
+    fractions: tuple[float, float, float] | None = None,
+    min_count: int | None = None,
+    embedding_dim: int | None = None,
+    batch_size: int | None = None,
+    seed: int | None = None,
+    name: str | None = None,
     recipe: RunConfig | str | Path | None = None,
 ) -> TableData:
     """Turn a table into encoded rows that train a model, and an encoder for new rows.
@@ -66,23 +68,25 @@ def from_dataframe(
         drop: Columns to leave out.
         split: Which rows train, validate and test: `"random"`, drawn for each row by `seed`; `"order"`, the first rows
             train and the last test; `{"time": column}`, the same once ordered by a column, which is then no feature;
-            `{"key": column}`, by the hash of a column, so that none of its values falls on two sides.
-        fractions: Shares of the rows that train, validate and test; they add up to 1.
+            `{"key": column}`, by the hash of a column, so that none of its values falls on two sides. Defaults to
+            `"random"`. Times are numbers, dates, or text of numbers or of dates written year first.
+        fractions: Shares of the rows that train, validate and test; they add up to 1. Defaults to 0.8, 0.1, 0.1.
         min_count: Values seen fewer times in training rows share a row of their table. At least 1. Defaults to 2, so
             that this row is trained for values to come.
         embedding_dim: Width of every table. Defaults to 16.
-        batch_size: Rows per batch of the data sets.
-        seed: Seed of the random split, the order of training rows and the model's first weights.
-        name: Name of the run in the recipe, and of the served model.
+        batch_size: Rows per batch of the data sets. Defaults to 256.
+        seed: Seed of the random split, the order of training rows and the model's first weights. Defaults to 0.
+        name: Name of the run in the recipe, and of the served model. Defaults to `"table"`.
         recipe: Says all of that in place of the arguments: the text that `recipe()` returned, perhaps edited, the path
-            of a TOML file, or a `RunConfig`.
+            of a TOML file, or a `RunConfig`. No other argument may be given beside it.
 
     Returns:
         The data sets `train`, `validation` and `test`, the `spec`, the `encoder`, and what is made with them.
 
     Raises:
         DataError: the table has no rows, names a column twice, lacks one that is named, has one of a kind that cannot
-            be a feature (dates, for example), has rows without a label or labels of one class only.
+            be a feature (dates, for example), has rows without a label or labels of one class only, or rows that the
+            recipe's reader of files would call bad.
         ConfigError: arguments or a recipe contradict themselves, or no row would train.
 
     Example:
@@ -98,19 +102,27 @@ def from_dataframe(
     if not frame.height:
         raise DataError("`df` must have rows. Received: none.")
     if recipe is not None:
-        if label is not None or dense or sparse or drop:
-            raise ConfigError(
-                "`label`, `dense`, `sparse` and `drop` must not be given beside `recipe`, which says them."
-            )
+        asked = {"label": label, "dense": dense or None, "sparse": sparse or None, "drop": drop or None, "split": split}
+        asked |= {"fractions": fractions, "min_count": min_count, "embedding_dim": embedding_dim}
+        asked |= {"batch_size": batch_size, "seed": seed, "name": name}
+        given = [f"`{argument}`" for argument, value in asked.items() if value is not None]
+        if given:
+            raise ConfigError(f"{', '.join(given)} must not be given beside `recipe`, which says all of that.")
         config = _given(recipe)
         codes, choices = frame_splits(frame, config.data), _choices_of(config.data)
     else:
         if label is None:
             raise ConfigError(f"`label` must name the column that holds 0 and 1. Columns: {', '.join(frame.columns)}.")
+        split = "random" if split is None else split
+        fractions = _FRACTIONS if fractions is None else fractions
+        min_count = 2 if min_count is None else min_count
+        seed = 0 if seed is None else seed
         data = _data(label, split, fractions, seed, min_count)
         codes = frame_splits(frame, data)
         choices = _choose(frame, codes, data, dense, sparse, drop)
-        config = _config(data, choices, embedding_dim, batch_size, seed, name)
+        embedding_dim = 16 if embedding_dim is None else embedding_dim
+        batch_size = 256 if batch_size is None else batch_size
+        config = _config(data, choices, embedding_dim, batch_size, seed, "table" if name is None else name)
     return _encoded(frame, config, codes, choices)
 
 
@@ -163,7 +175,7 @@ def choose_recipe(
     Raises:
         DataError, ConfigError: as `from_dataframe`.
     """
-    data = _data(label, split, (0.8, 0.1, 0.1), seed=0, min_count=2)
+    data = _data(label, split, _FRACTIONS, seed=0, min_count=2)
     form = data.format.model_copy(update={"delimiter": delimiter})
     data = data.model_copy(update={"raw": tuple(raw), "format": form})
     choices = _choose(frame, frame_splits(frame, data), data, (), (), drop)
@@ -283,6 +295,7 @@ def _encoded(frame: pl.DataFrame, config: RunConfig, codes: Codes, choices: Sequ
     if _RESERVED in (*columns.numbers, *columns.strings):
         raise DataError(f"a feature must not be called `{_RESERVED}`, which stands for the label of a row. Rename it.")
     raw = raw_frame(frame, columns, separators_of(data))
+    refuse_bad_values(raw, hex_columns(data), weight_columns(encoding))
     counted = raw if data.vocabulary_rows == "all" else raw.filter(pl.Series(trains))
     builder = VocabularyBuilder(encoding, tables, [c.name for c in data.dense if c.transform == "standardize"])
     builder.add(counted)

@@ -22,13 +22,17 @@ from tfdlrm.data.any_frame import polars_frame, raw_frame
 from tfdlrm.data.column_choice import ColumnChoice
 from tfdlrm.data.encoder import FeatureEncoder
 from tfdlrm.data.files import atomic_path
-from tfdlrm.export.blessing import HeldOut, bless
+from tfdlrm.data.frame_rows import file_columns
+from tfdlrm.export.blessing import HeldOut, bless, refuse_low_auc
 from tfdlrm.export.saved_model import export_model
 from tfdlrm.export.serving_rows import serving_rows
 from tfdlrm.export.warmup import can_warm_up
+from tfdlrm.metrics.binary import auc
 from tfdlrm.models.build import build
 from tfdlrm.pipelines.parsers import typed_again
+from tfdlrm.pipelines.table_export import refuse_unkept, serving_encoder
 from tfdlrm.pipelines.work_dir import config_toml
+from tfdlrm.spec.coding import TableCoding
 from tfdlrm.spec.config import RunConfig
 from tfdlrm.spec.errors import DataError
 from tfdlrm.spec.features import FeatureSpec
@@ -36,7 +40,7 @@ from tfdlrm.spec.model_config import ModelConfig
 from tfdlrm.training.build_optimizer import build_optimizer
 from tfdlrm.training.losses import build_loss
 
-_ASKED_AT_ONCE = 2048
+_JUDGED_AT_ONCE = 2048
 _WIDTH = 120
 _HEAD = ("column", "use", "read as", "why")
 
@@ -230,10 +234,7 @@ class TableData:
             DataError: a text holds the end of a line, which a file of rows cannot.
         """
         form = self.config.data.format
-        wanted = [form.label_rule.column, form.time, self.config.data.split.key]
-        others = [name for name in dict.fromkeys(wanted) if name is not None and name not in self._raw.columns]
-        whole = pl.concat([self._raw, self._frame.select(others)], how="horizontal")
-        whole = whole.with_columns(pl.col(pl.Boolean).cast(pl.Int8), pl.selectors.float().fill_nan(None))
+        whole = file_columns(self._frame, self._raw, self.config.data)
         for name, kind in whole.schema.items():
             if kind == pl.String and whole[name].str.contains(r"[\r\n]").any():
                 raise DataError(f"column `{name}` must hold no end of a line to be written as CSV.")
@@ -246,57 +247,69 @@ class TableData:
         model: keras.Model,
         base: str | Path | None = None,
         *,
-        rank_candidates: Sequence[str] = (),
+        rank_candidates: Sequence[str] | None = None,
         verify: bool = True,
-        tolerance: float = 1e-5,
+        tolerance: float | None = None,
     ) -> Path:
         """Write a trained model as the next version of a SavedModel that answers raw rows; print how to serve it.
 
         What the pipelines export with does it: a fresh process reloads the version, and every signature must answer
         held-out rows as the model does before the version gets its number. There is no model card: that tells of a run.
+        What `[export]` of the recipe says is kept to, but for `tables`, which must be `"float32"`.
 
         Values that no training row has are answered for by the mean of their table, where the model itself has a row
         that is still as it was drawn; see `untouched_rows`.
 
         Args:
             model: A trained model of this `spec`; its tables may be of another width.
-            base: Folder of the versions. Defaults to `saved_models/` and the name of the recipe.
+            base: Folder of the versions. Defaults to `directory` and `model_name` of `[export]`: unless it says
+                otherwise, `saved_models/` and the name of the recipe.
             rank_candidates: Columns that differ between the candidates of a question, for the signature `rank`.
-                Defaults to none, and no such signature.
+                Defaults to those of `[export]`; without any there is no such signature.
             verify: Whether to check it, which takes some ten seconds. Defaults to `True`.
-            tolerance: Largest difference allowed from the model's probability. Defaults to 1e-5.
+            tolerance: Largest difference allowed from the model's probability. Defaults to that of `[export]`, 1e-5.
 
         Returns:
             The version's directory.
 
         Raises:
-            VerifyError: an answer is off; nothing was published.
+            VerifyError: an answer is off, or `[export]` asks for a better model; nothing was published.
             SpecError: the model is of another spec.
-            ConfigError: `rank_candidates` are not some of the columns that features read.
+            ConfigError: `rank_candidates` are not some of the columns that features read, or `[export]` asks for what
+                a table in memory does not give.
         """
-        base = Path(self.config.export.directory) / self.config.name if base is None else Path(base)
+        given = {"rank_candidates": None if rank_candidates is None else tuple(rank_candidates), "tolerance": tolerance}
+        rules = self.config.export.model_copy(update={k: value for k, value in given.items() if value is not None})
+        base = self._base(base)
         split = next(name for name in ("test", "validation", "train") if self.rows[name])
         rows = self._split(split)
-        held_out = self._raw[rows.places[:_ASKED_AT_ONCE]]
+        refuse_unkept(rules, verify, split)
+        if rules.min_auc is not None:
+            with serving_rows(model, self.untouched_rows):
+                answers = model.predict(rows.features, batch_size=_JUDGED_AT_ONCE, verbose=0)
+            refuse_low_auc(base, auc(rows.labels, answers), rules.min_auc, len(rows.labels), f"{split} rows")
+        asked = rules.verify_rows
+        held_out = self._raw[rows.places[:asked]]
         arrays = {name: _as_array(held_out[name]) for name in held_out.columns}
-        features = {name: values[:_ASKED_AT_ONCE] for name, values in rows.features.items()}
+        features = {name: values[:asked] for name, values in rows.features.items()}
         ids = {name: values for name, values in features.items() if name != "dense" or self.spec.n_dense}
         ids["sparse"] = ids["sparse"].astype(np.int64)
 
         def check(directory: Path) -> None:
             with serving_rows(model, self.untouched_rows):
                 expected = model({name: tf.constant(values) for name, values in features.items()}, training=False)
-            labels = rows.labels[:_ASKED_AT_ONCE, 0]
-            bless(directory, base, HeldOut(arrays, ids, expected.numpy()[:, 0], labels), tolerance)
+            sample = HeldOut(arrays, ids, expected.numpy()[:, 0], rows.labels[:asked, 0])
+            bless(directory, base, sample, rules.tolerance, rules.max_regression if rules.no_regression else None)
 
         path = export_model(
             model,
-            self.encoder,
+            serving_encoder(self.encoder, rules.unseen),
             base,
             untouched_rows=self.untouched_rows,
-            config=self.config,
-            rank_candidates=rank_candidates,
-            warmup=arrays if can_warm_up() else None,
+            config=self.config.model_copy(update={"export": rules}),
+            rank_candidates=rules.rank_candidates,
+            warmup=arrays if can_warm_up() and rules.warmup_batch_sizes else None,
+            warmup_batch_sizes=rules.warmup_batch_sizes,
             bless=check if verify else None,
         )
         print(f"Exported {path}. Serve it:\n  {self.serve_command(base)}")
@@ -304,7 +317,7 @@ class TableData:
 
     def serve_command(self, base: str | Path | None = None, port: int = 8501) -> str:
         """Return the command that serves what `export` wrote under `base`."""
-        base = Path(self.config.export.directory) / self.config.name if base is None else Path(base)
+        base = self._base(base)
         flags = ["--model_name", base.name, "--model_base_path", str(base), "--rest_api_port", str(port)]
         return typed_again("tfdlrm.serving", flags)
 
@@ -341,10 +354,24 @@ class TableData:
         rule["hash"] = f"by the hash of {data.split.key}"
         return [
             f"Rows: {splits}; split {rule.get(data.split.by, data.split.by)}.",
-            f"Tables: {len(spec.tables)}, {spec.table_rows:,} rows, width {spec.tables[0].embedding_dim}. "
-            f"In each, row 0 is for missing values, row 1 for those that training rows have fewer than "
-            f"{data.coding.min_count} times.",
+            f"Tables: {len(spec.tables)}, {spec.table_rows:,} rows, width {spec.tables[0].embedding_dim}."
+            f"{self._reserved_rows()}",
         ]
+
+    def _reserved_rows(self) -> str:
+        """Say what the first rows are for, if that is the same in all tables and nothing else falls there."""
+        least = self.config.data.coding.min_count
+        ours = TableCoding(min_count=least)
+        for coding in self.encoder.encoding.tables.values():
+            if coding.model_copy(update={"value": ours.value, "id_order": ours.id_order, "modulus": None}) != ours:
+                return ""
+        return (
+            f" In each, row 0 is for missing values, row 1 for those that training rows have fewer than {least} times."
+        )
+
+    def _base(self, base: str | Path | None) -> Path:
+        export = self.config.export
+        return Path(export.directory) / (export.model_name or self.config.name) if base is None else Path(base)
 
     def _split(self, name: str) -> Rows:
         if name not in self._rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -26,6 +27,19 @@ def test_visits_follow_their_rule() -> None:
     with_sale, without = (visits.filter(rule)["bought"].mean() for rule in (sale, ~sale))
     assert with_sale > without + 0.1
     assert visits.filter("member")["bought"].mean() > visits.filter(~pl.col("member"))["bought"].mean() + 0.05
+
+
+def test_purchases_are_as_probable_as_is_said() -> None:
+    """The formula, worked out on the columns: in each tenth of the rows, by probability, so many bought."""
+    visits = shop_visits(60_000).drop_nulls("price")
+    taste = np.random.default_rng(7).normal(0.0, 1.2, 500)[visits["user_id"].to_numpy() - 1000]
+    phone, sale = visits["device"] == "phone", visits["tags"].list.contains("sale")
+    weights = 0.01 + 0.02 * phone.to_numpy()
+    z = taste - 0.3 - weights * visits["price"].to_numpy() + 1.2 * sale.to_numpy() + 0.6 * visits["member"].to_numpy()
+    expected = 1 / (1 + np.exp(-z))
+    for tenth in np.array_split(np.argsort(expected), 10):
+        assert visits["bought"].to_numpy()[tenth].mean() == pytest.approx(expected[tenth].mean(), abs=0.025)
+    assert "z = taste - 0.3 - (0.01 + 0.02 phone) price + 1.2 sale + 0.6 member" in (shop_visits.__doc__ or "")
 
 
 def test_ratings_are_joined_as_a_table_of_users_and_films_would_be() -> None:

@@ -20,7 +20,13 @@ _FIRST_SECOND = 1_700_000_000
 def shop_visits(rows: int = 10_000, seed: int = 0) -> pl.DataFrame:
     """Return visits of a shop, with whether something was bought: columns of every kind, with gaps.
 
-    Log-odds of a purchase are the user's own, less what the price weighs on a phone, and more for what is on sale.
+    The probability of a purchase is 1 / (1 + exp(-z)), with
+
+        z = taste - 0.3 - (0.01 + 0.02 phone) price + 1.2 sale + 0.6 member
+
+    where `taste` is the user's own, normal with mean 0 and standard deviation 1.2 and the same for every seed, `phone`
+    is 1 on that device, `sale` is 1 where the tags have it, and `member` is 1 for members, else 0. The price weighs on
+    every device, and where the table has a gap in its place; the other columns weigh nothing.
 
     Args:
         rows: Number of visits, at least 1.
