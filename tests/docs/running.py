@@ -34,8 +34,9 @@ _READERS: dict[str, Callable[[Path], Any]] = {
     "docs/compare.md": load_compare,
     "docs/planning.md": load_plan_recipe,
     "docs/sweeps.md": load_sweep,
+    "models.toml": load_compare,
 }
-"""What reads the TOML of a page; all others have recipes of a run, whole or in part."""
+"""What reads the TOML of a page, or of a file; all others are recipes of a run, whole or in part."""
 
 
 class PageFolder:
@@ -162,7 +163,7 @@ class PageFolder:
         path = self.path / (block.what if block.kind == "file" else "read.toml")
         path.write_text(block.text, encoding="utf-8")
         tomllib.loads(block.text)
-        _READERS.get(block.page, load_config)(path)
+        _READERS.get(block.what, _READERS.get(block.page, load_config))(path)
 
     def _read_protobuf(self, block: Block) -> None:
         path = self.path / "read.config"
