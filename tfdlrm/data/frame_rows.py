@@ -110,7 +110,7 @@ def refuse_bad_values(
     ):
         passes = texts.select(check.passes).to_series()
         if not passes.all():
-            row = (~passes).arg_max()
+            row = (~passes).arg_max() or 0
             hint = ' Other text is read with `value = "string"` in `[data.coding]`.' * (check.column in hex_columns)
             found = f"{raw[check.column][row]!r} in row {row}, counted from 0"
             raise DataError(f"`{check.column}` {check.rule}. Received: {found}.{hint}")

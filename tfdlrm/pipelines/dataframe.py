@@ -102,8 +102,8 @@ def from_dataframe(
     if not frame.height:
         raise DataError("`df` must have rows. Received: none.")
     if recipe is not None:
-        asked = {"label": label, "dense": dense or None, "sparse": sparse or None, "drop": drop or None, "split": split}
-        asked |= {"fractions": fractions, "min_count": min_count, "embedding_dim": embedding_dim}
+        asked: dict[str, Any] = {"label": label, "dense": dense or None, "sparse": sparse or None, "drop": drop or None}
+        asked |= {"split": split, "fractions": fractions, "min_count": min_count, "embedding_dim": embedding_dim}
         asked |= {"batch_size": batch_size, "seed": seed, "name": name}
         given = [f"`{argument}`" for argument, value in asked.items() if value is not None]
         if given:

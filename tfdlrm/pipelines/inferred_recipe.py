@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -65,7 +66,7 @@ def _joining(series: pl.Series) -> str | None:
     if series.dtype != pl.String:
         return None
     for sign in _JOINING:
-        if (series.str.contains(sign, literal=True).mean() or 0) < _MANY:
+        if series.str.contains(sign, literal=True).sum() < _MANY * len(series):
             continue
         if series.str.split(sign).explode().n_unique() < series.n_unique():
             return sign
@@ -79,7 +80,7 @@ def _delimiter(path: Path) -> str:
     return max(_DELIMITERS, key=text.count)
 
 
-def _split(text: str) -> str | Mapping[str, str]:
+def _split(text: str) -> Any:
     kind, colon, column = text.partition(":")
     if (text in ("random", "order")) or (kind in ("time", "key") and column):
         return {kind: column} if colon else text
