@@ -311,14 +311,14 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
 
 
 def test_killed_in_mid_training_rows_count_once(tmp_path: Path) -> None:
-    space = {"train.epochs": {"choice": [60]}}
+    space = {"train.epochs": {"choice": [12]}}
     config, root = write(tmp_path, trials=1, space=space), tmp_path / "run"
     config.write_text(config.read_text().replace("patience_rows = 640", "patience_rows = 1000000"), encoding="utf-8")
     command = [sys.executable, "-m", "tfdlrm.pipelines.sweep", "--config", config, "--work-dir", root]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     folder = root / "trials" / "0"
-    while not any(own.rows > 2400 for own in spent_by(folder).seeds):
+    while not any(own.rows > 1280 for own in spent_by(folder).seeds):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
@@ -326,10 +326,10 @@ def test_killed_in_mid_training_rows_count_once(tmp_path: Path) -> None:
     with (root / ".sweep.lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
     killed = spent_by(folder)
-    assert killed.seeds[0].rows < 60 * 2400 and list(folder.glob("seed-*/checkpoints/step-*"))
+    assert killed.seeds[0].rows < 12 * 2400 and list(folder.glob("seed-*/checkpoints/step-*"))
     search(config, work_dir=root, quiet=True)
     (result,) = SweepFolder(root).results()
-    assert result.status == "completed" and rows_seen([result]) == result.rows == 60 * 2400
+    assert result.status == "completed" and rows_seen([result]) == result.rows == 12 * 2400
     # The seconds of both processes, of which this one knows but the second.
     assert result.seconds > killed.seconds + result.spent[0].seconds - killed.seeds[0].seconds
     assert result.spent[0].seconds > killed.seeds[0].seconds > 0
