@@ -21,9 +21,10 @@ from tensorboard.util.tensor_util import make_ndarray
 
 from tests.pipelines.small_runs import call, refusal
 from tfdlrm.pipelines import criteo, sweep
-from tfdlrm.pipelines.cli import python_command
+from tfdlrm.pipelines.parsers import python_command
 from tfdlrm.pipelines.sweeping.folder import SweepFolder
 from tfdlrm.pipelines.sweeping.search import SweepResult
+from tfdlrm.pipelines.sweeping.spending import spent_by
 from tfdlrm.pipelines.sweeping.trial import limited_config
 from tfdlrm.spec.config import RunConfig, load_config
 from tfdlrm.tuning import search
@@ -106,9 +107,11 @@ def test_no_trial_ends_the_sweep(done: Done) -> None:
     crashed, wide, diverged, own = (ended[json.dumps(value)] for value in (KILLED, WIDE, NOT_FINITE, OWN))
     assert (crashed["status"], wide["status"], diverged["status"]) == ("failed", "refused", "failed")
     assert "SIGKILL" in crashed["reason"]
-    assert "MiB of tables and slots, over the 976.56 KiB a trial may" in wide["reason"]
+    assert "MiB of weights and slots, over the 976.56 KiB a trial may" in wide["reason"]
     assert "loss became" in diverged["reason"]
     assert own["status"] == "completed" and own["reason"] == ""
+    # What was trained before the crash was spent.
+    assert crashed["rows"] > 0 and crashed["rows"] % 640 == 0
     # Refused before it trained: nothing of it was.
     assert wide["rows"] == 0 and wide["bytes"] > 1_000_000
 
@@ -118,14 +121,16 @@ def test_bytes_are_those_of_the_tables_and_their_slots(done: Done) -> None:
     (rows,) = (path for path in (done.result.work_dir / "rows").iterdir() if path.is_dir())
     spec = json.loads((rows / "data" / "manifest.json").read_text())["spec"]
     assert own["table_bytes"] == sum(table["vocabulary_size"] for table in spec["tables"]) * 4 * 4
-    assert own["bytes"] == 2 * own["table_bytes"]  # Adagrad keeps one value beside each
+    bottom, interaction = (2 + 1) * 8 + (8 + 1) * 4, 4 + 3
+    dense = 4 * (bottom + (interaction + 1) * 16 + (16 + 1) * 1)
+    # Adagrad keeps one value beside each of the tables' weights, SGD none beside the others.
+    assert own["bytes"] == 2 * own["table_bytes"] + dense
 
 
 def test_rows_are_prepared_once_and_trainings_are_not_kept(done: Done) -> None:
     root = done.result.work_dir
     assert len([path for path in (root / "rows").iterdir() if path.is_dir()]) == 1
-    best = done.result.best
-    assert best is not None and not list((root / "trials" / best.trial).glob("seed-*"))
+    assert not list(root.glob("trials/*/seed-*"))  # nor those of the trial that was killed
 
 
 def test_memory_of_the_parent_is_noted(done: Done) -> None:
@@ -138,11 +143,11 @@ def test_the_best_recipe_is_one(done: Done) -> None:
     assert best is not None and best.values == {"model": OWN}
     config = load_config(root / "best.toml")
     assert config.name == "rows-best"
-    assert (
-        config.model_copy(update={"name": "rows"})
-        == done.result.best_config
-        == load_config(done.config.parent / "rows.toml")
-    )
+    assert config.model_copy(update={"name": "rows"}) == done.result.best_config
+    # It is chosen as the trial was: by validations every 640 samples, to the end of patience.
+    given = load_config(done.config.parent / "rows.toml")
+    chosen = {"eval_every_steps": 10, "early_stopping_steps": 10}
+    assert done.result.best_config == given.model_copy(update={"train": given.train.model_copy(update=chosen)})
     outcome = call(criteo.main, "--config", root / "best.toml", "--dry-run")
     assert outcome.code == 0, outcome
 
@@ -175,7 +180,7 @@ def test_the_page_is_whole(done: Done) -> None:
     page.feed((done.result.work_dir / "index.html").read_text(encoding="utf-8"))
     captions = [image["alt"] for image in page.images]
     assert [caption.split()[0] for caption in captions] == ["Parallel", "AUC", "AUC"]
-    assert all(link.startswith("data:image/png;base64,") for link in page.links)
+    assert all(link.startswith(("data:image/png;base64,", "#")) for link in page.links)
     words = "".join(page.text)
     for heading in ("Summary", "All trials", "Pareto fronts", "Failed and refused", "Settings"):
         assert heading in words
@@ -256,6 +261,9 @@ def test_two_workers_of_hyperband(tmp_path: Path) -> None:
     # It has the validation of the first half, which it did not see again; a fresh training ends with its only one.
     assert trials[2].mean("log_loss") <= better.mean("log_loss")
     assert result.best is not None and result.best.trial == "2"
+    spent = trials[2].spent[0]
+    assert (spent.rows, spent.rows_before) == (2400, 19 * 64) and spent.seconds > better.spent[0].seconds > 0
+    assert not list((tmp_path / "run").glob("trials/*/seed-*"))
 
 
 def test_a_trial_whose_time_is_up_is_judged_as_it_is(tmp_path: Path) -> None:
@@ -282,7 +290,8 @@ def test_limits_of_a_trial() -> None:
     assert limited(budget={"rows_per_trial": 650}).train.max_steps == 11
     assert limited(budget={"rows_per_trial": 10**9}).train.max_steps == 32
     stopped = limited(early_stopping={"check_rows": 200, "patience_rows": 500}).train
-    assert (stopped.eval_every_steps, stopped.early_stopping) == (3, 3)
+    # 2.5 times the 192 samples that lie between validations.
+    assert (stopped.eval_every_steps, stopped.early_stopping, stopped.early_stopping_steps) == (3, 0, 8)
     assert limited(objective="auc").train.monitor == "auc"
     assert (limited().seed, limited(number=2).seed) == (5, 7)
 
@@ -299,3 +308,54 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     said = process.communicate()[1]
     assert process.returncode == 130, said
     assert f"-m tfdlrm.pipelines.sweep --config {config} --work-dir {root}" in said.splitlines()[-1]
+
+
+def test_killed_in_mid_training_rows_count_once(tmp_path: Path) -> None:
+    space = {"train.epochs": {"choice": [12]}}
+    config, root = write(tmp_path, trials=1, space=space), tmp_path / "run"
+    config.write_text(config.read_text().replace("patience_rows = 640", "patience_rows = 1000000"), encoding="utf-8")
+    command = [sys.executable, "-m", "tfdlrm.pipelines.sweep", "--config", config, "--work-dir", root]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    folder = root / "trials" / "0"
+    while not any(own.rows > 1280 for own in spent_by(folder).seeds):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with (root / ".sweep.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    killed = spent_by(folder)
+    assert killed.seeds[0].rows < 12 * 2400 and list(folder.glob("seed-*/checkpoints/step-*"))
+    search(config, work_dir=root, quiet=True)
+    (result,) = SweepFolder(root).results()
+    assert result.status == "completed" and rows_seen([result]) == result.rows == 12 * 2400
+    # The seconds of both processes, of which this one knows but the second.
+    assert result.seconds > killed.seconds + result.spent[0].seconds - killed.seeds[0].seconds
+    assert result.spent[0].seconds > killed.seeds[0].seconds > 0
+
+
+def test_a_chief_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes the folder as a sweep alone does, and refuses what it would not do."""
+    for name, value in (("IP", "localhost"), ("PORT", "1")):
+        monkeypatch.setenv(f"KERASTUNER_ORACLE_{name}", value)
+    monkeypatch.setenv("KERASTUNER_TUNER_ID", "chief")
+    config, root = write(tmp_path), tmp_path / "run"
+    started = ("--config", config, "--work-dir", root)
+    assert call(sweep.main, "--config", config, "--dry-run").code == 0
+    assert "`--overwrite` must not be given to a chief" in refusal(*started, "--overwrite", main=sweep.main)
+    assert "`--workers` must not be given to a chief" in refusal(*started, "--workers", "2", main=sweep.main)
+    assert not root.exists()
+    root.mkdir()
+    with (root / ".sweep.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "another sweep is using this work dir." in refusal(*started, main=sweep.main)
+    monkeypatch.setenv("KERASTUNER_TUNER_ID", "worker0")
+    assert "`--workers` must not be given to a worker" in refusal("--work-dir", root, "--workers", "2", main=sweep.main)
+
+
+def test_a_mistyped_recipe_is_told_with_its_path(tmp_path: Path) -> None:
+    said = refusal("--config", write(tmp_path, config="row.toml"), "--dry-run", main=sweep.main)
+    assert f"`config` must be a recipe: {tmp_path / 'row.toml'} is none" in said
+    said = refusal("--config", write(tmp_path, config="dmo"), "--dry-run", main=sweep.main)
+    assert said.endswith("Received: dmo. Did you mean `demo`?")

@@ -163,6 +163,21 @@ def test_early_stopping_keeps_best_and_last(tmp_path):
     assert again.state.step == result.state.step
 
 
+def test_early_stopping_counts_steps_whatever_lies_between(tmp_path):
+    rows = Rows(200, 32)  # 7 steps an epoch
+    other = Rows(200, 32, seed=7)
+    other.label = 1 - other.label
+    settings = config(epochs=30, eval_every_steps=5, early_stopping_steps=15)
+    result = train(fresh(settings), settings, rows, tmp_path, lambda: other.batches(0, 0))
+    steps = [entry["step"] for entry in result.state.history]
+    assert result.stopped_early and steps[:5] == [5, 7, 10, 14, 15]
+    # Not the third validation after the best ends it, but the first that is 15 steps away.
+    assert steps[-2] - result.state.best_step < 15 <= steps[-1] - result.state.best_step
+    assert result.state.evaluations_without_gain > 3
+    again = train(fresh(settings), settings, rows, tmp_path, lambda: other.batches(0, 0))
+    assert again.state.step == result.state.step
+
+
 def test_validation_inside_an_epoch(tmp_path):
     rows, settings = Rows(), config(epochs=1, eval_every_steps=3)
     result = train(fresh(settings), settings, rows, tmp_path, lambda: rows.batches(0, 0))

@@ -8,24 +8,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfdlrm.tuning.results import SeedResult, TrialResult, best_of, frame, pareto_front, ranked, rows_seen
+from tfdlrm.tuning.results import SeedResult, Spent, TrialResult, best_of, frame, pareto_front, ranked, rows_seen
 from tfdlrm.tuning.sweep_config import sweep_config
 
 SWEEP = sweep_config({"space": {}})
 
 
-def trial(name, *losses, share=1.0, **known):
+def trial(name, *losses, share=1.0, rows=100, rows_before=0, **known):
     seeds = tuple(
         SeedResult(
             seed=seed,
             metrics={"log_loss": loss, "auc": 1 - loss, "normalized_entropy": 2 * loss},
-            rows=100,
+            rows=rows,
             steps=10,
             seconds=0.5,
         )
         for seed, loss in enumerate(losses)
     )
-    return TrialResult(**{"trial": name, "status": "completed", "seeds": seeds, "share": share, **known})
+    spent = tuple(Spent(seed=seed.seed, rows=rows, seconds=0.5, rows_before=rows_before) for seed in seeds)
+    ended = {"trial": name, "status": "completed", "seeds": seeds, "spent": spent, "share": share}
+    return TrialResult(**{**ended, **known})
 
 
 def test_seeds_are_averaged():
@@ -50,9 +52,20 @@ def test_the_best():
 
 def test_rows_that_were_gone_on_from_count_once():
     first = trial("0", 0.5, share=0.5)
-    on = trial("1", 0.5, goes_on_from="0")
-    assert rows_seen([first, on]) == 100
+    on = trial("1", 0.5, rows=250, rows_before=100, goes_on_from="0")
+    assert rows_seen([first, on]) == 250
     assert rows_seen([first, trial("2", 0.4)]) == 200
+
+
+def test_rows_of_trainings_that_failed_count():
+    half = trial("0", 0.5, 0.5, share=0.5)
+    # Its first training went on, to 250 samples; the second had seen 130 when it failed.
+    spent = (Spent(seed=0, rows=250, rows_before=100), Spent(seed=1, rows=130, rows_before=100))
+    on = TrialResult(trial="1", status="failed", seeds=half.seeds[:1], spent=spent, goes_on_from="0")
+    assert (on.rows, on.rows_per_second) == (380, 200.0)
+    assert rows_seen([half, on]) == 200 + 150 + 30
+    # One of which another begins afresh takes nothing off.
+    assert rows_seen([half, trial("2", 0.5, goes_on_from="0")]) == 300
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=12))

@@ -48,6 +48,12 @@ def space(values: dict, base: RunConfig = BASE) -> Space:
         ({"model": {"choice": [{"embeding_dim": 4}]}}, "unknown key `embeding_dim`. Did you mean `embedding_dim`?"),
         ({"seed": {"choice": [1, 2]}}, "`space` must not vary `seed`: `seed` is varied by `seeds`."),
         ({"data.split.by": {"choice": ["order"]}}, "`data.split` says which rows are held out."),
+        # Nor by way of a table.
+        (
+            {"data": {"choice": [{"split": {"by": "order"}}, {"planted": {"rows": 1000}}]}},
+            "`space` must not vary `data.split.by`: `data.split` says which rows are held out.",
+        ),
+        ({"train": {"choice": [{"batch_size": 64}, {"monitor": "auc"}]}}, "must not vary `train.monitor`"),
         ({"export.tolerance": {"low": 0.1, "high": 0.2}}, "`export` changes nothing that is learned."),
         (
             {"model": {"choice": [{"dropout": 0.1}]}, "model.dropout": {"low": 0.1, "high": 0.2}},

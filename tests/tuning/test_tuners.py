@@ -68,10 +68,12 @@ def test_proposals_lie_in_the_space(tmp_path, algorithm, count):
     assert run(tmp_path / "again", Trials(), algorithm=algorithm, trials=count, initial_points=3) == values
 
 
-def test_failures_are_survived_and_never_given_up_for(tmp_path):
+def test_failures_are_survived_and_never_given_up_for(tmp_path, capfd):
     trials = Trials(fails=lambda proposal: True)
     assert len(run(tmp_path, trials, algorithm="random", trials=6)) == 6
     assert len({proposal.trial for proposal in trials.asked}) == 6
+    # Their lines are the command's affair.
+    assert "Traceback" not in "".join(capfd.readouterr())
 
 
 def test_faults_of_our_own_are_not_failures_of_a_trial(tmp_path):
@@ -129,6 +131,16 @@ def test_more_trials_than_at_first(tmp_path):
     more = Trials()
     run(tmp_path, more, algorithm="random", trials=5)
     assert [proposal.trial for proposal in more.asked] == ["3", "4"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_trial_whose_result_is_gone_is_run_again(tmp_path, fails):
+    run(tmp_path, Trials(fails=lambda proposal: fails), algorithm="random", trials=3)
+    again = Trials()
+    config = sweep_config({"space": SPACE, "algorithm": "random", "trials": 3})
+    space = Space(config.space, RunConfig())
+    tuners.search(config, space, tmp_path, again, has_result=lambda trial: trial != "1")
+    assert [proposal.trial for proposal in again.asked] == ["1"]
 
 
 def test_it_goes_on_from_any_file(tmp_path, monkeypatch):

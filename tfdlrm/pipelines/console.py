@@ -35,7 +35,7 @@ class Console:
             log_file.parent.mkdir(parents=True, exist_ok=True)
         self._log_file = log_file
         self._quiet = quiet
-        self._watched = _is_watched()
+        self._watched = is_watched()
 
     def say(self, line: str) -> None:
         """Print and log a line."""
@@ -77,7 +77,7 @@ def progress_bars(
     if manner().quiet:
         yield lambda title, rows: lambda done: None
         return
-    if manner().json_logs or not (_is_watched() if watched is None else watched):
+    if manner().json_logs or not (is_watched() if watched is None else watched):
         often = 0.1 if manner().verbose else 1.0
         first_line = often * FIRST_LINE if first_line is None else first_line
         next_lines = often * NEXT_LINES if next_lines is None else next_lines
@@ -154,7 +154,8 @@ class _Phase:
             wait, told, since = next_lines, done, now
 
 
-def _is_watched() -> bool:
+def is_watched() -> bool:
+    """Return whether someone watches: standard output and standard error are a terminal."""
     return sys.stdout.isatty() and sys.stderr.isatty()
 
 

@@ -14,7 +14,7 @@ from tfdlrm.pipelines.manner import say
 from tfdlrm.pipelines.parsers import CommandParser, typed_again
 from tfdlrm.pipelines.sweeping.outputs import LABELS
 from tfdlrm.pipelines.sweeping.search import loaded, search, take_part
-from tfdlrm.pipelines.sweeping.tasks import role_of
+from tfdlrm.pipelines.sweeping.tasks import ADDRESS, role_of
 from tfdlrm.pipelines.table import print_tables, say_tables
 from tfdlrm.report.html import Table
 from tfdlrm.spec.errors import ConfigError
@@ -36,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--config", type=Path, metavar="FILE", help="sweep (TOML; default: one over the demo's planted rows)")
     add("--work-dir", type=Path, metavar="DIR", help="where it keeps its files (default: runs/<name>)")
     add("--trials", type=positive, metavar="N", help="how many (default: the sweep's)")
-    add("--workers", type=positive, default=1, metavar="N", help="trials at a time (default: %(default)s)")
+    add("--workers", type=positive, metavar="N", help="trials at a time (default: 1)")
     add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change the recipe; repeatable")
     add("--overwrite", action="store_true", help="start afresh in a work dir that holds a sweep; rows are kept")
     add("--dry-run", action="store_true", help="check the sweep, print its space and its budget, stop")
@@ -52,21 +52,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    if role_of() != "alone":
-        if args.work_dir is None:
-            raise ConfigError("`--work-dir` must be given to chief and workers, the same to all. Received: none.")
-        take_part(args.work_dir, args.config, args.trials, args.set)
-        return 0
     path: Path = args.config or recipe("sweep")
     if args.dry_run:
         config, base = loaded(path, None, args.trials, args.set)
         _print_plan(config, Space(config.space, base))
         return 0
+    if role_of() != "alone":
+        for name, given in (("--overwrite", args.overwrite), ("--workers", args.workers is not None)):
+            if given:
+                raise ConfigError(f"`{name}` must not be given to a {role_of()}, which `{ADDRESS}` makes this.")
+        if args.work_dir is None:
+            raise ConfigError("`--work-dir` must be given to chief and workers, the same to all. Received: none.")
+        take_part(args.work_dir, args.config, args.trials, args.set)
+        return 0
     result = search(
         path,
         work_dir=args.work_dir,
         trials=args.trials,
-        workers=args.workers,
+        workers=args.workers or 1,
         overrides=args.set,
         overwrite=args.overwrite,
     )

@@ -119,6 +119,8 @@ class TrainConfig(LossSettings):
         keep_checkpoints: How many of the newest checkpoints are kept beside the best.
         early_stopping: Stop after this many validations without a better `monitor`; 0 never stops. Without
             validation rows there is nothing to stop by.
+        early_stopping_steps: Stop at the first validation that is at least so many steps after the one with the best
+            `monitor`, however many lie between; 0 never stops.
         eval_every_steps: Steps between validations; 0 validates at the end of each epoch.
         monitor: The validation metric that decides which checkpoint is best.
         start_from: With which weights of the run named in `[data.growth]` training begins: `"chosen"` takes those that
@@ -141,6 +143,7 @@ class TrainConfig(LossSettings):
     checkpoint_writing: Literal["background", "blocking"] = "background"
     keep_checkpoints: int = Field(default=2, ge=1)
     early_stopping: int = Field(default=0, ge=0)
+    early_stopping_steps: int = Field(default=0, ge=0)
     eval_every_steps: int = Field(default=0, ge=0)
     monitor: Literal["log_loss", "auc"] = "log_loss"
     start_from: Literal["chosen", "best", "last"] = "chosen"

@@ -302,6 +302,9 @@ def _judged(scorer: Scorer, rows: tf.data.Dataset, between: str, directory: Path
 
 def _goes_on(state: TrainState, config: TrainConfig) -> bool:
     gave_up = config.early_stopping and state.evaluations_without_gain >= config.early_stopping
+    if config.early_stopping_steps and state.best_step is not None:
+        # Of the last validation: what has been trained since may be better than all before.
+        gave_up = gave_up or state.history[-1]["step"] - state.best_step >= config.early_stopping_steps
     # At the last step, the round may have been left open, when training was asked to stop.
     at_end = state.step >= (config.max_steps or float("inf")) and not state.round_samples
     return state.epoch < config.epochs and not at_end and not gave_up

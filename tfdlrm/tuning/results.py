@@ -53,6 +53,34 @@ class SeedResult(Frozen):
     stopped_early: bool = False
 
 
+class Spent(Frozen):
+    """What one training of a trial has spent, however it ended.
+
+    Attributes:
+        seed: Its seed.
+        rows: Samples seen, those of the training that it went on with included.
+        seconds: In training, likewise.
+        rows_before: Samples that the training had seen which it went on with, in another trial.
+    """
+
+    seed: int
+    rows: int = 0
+    seconds: float = 0.0
+    rows_before: int = 0
+
+
+class Spending(Frozen):
+    """What a trial has spent.
+
+    Attributes:
+        seconds: Of its processes, all of them where one was killed.
+        seeds: Its trainings that have begun.
+    """
+
+    seconds: float = 0.0
+    seeds: tuple[Spent, ...] = ()
+
+
 class TrialResult(Frozen):
     """A trial.
 
@@ -62,12 +90,13 @@ class TrialResult(Frozen):
         reason: Why, where it is not `"completed"`.
         values: What it set, by dotted key.
         seeds: Its trainings; those that ended where another one failed.
+        spent: What each training that began has spent.
         table_bytes: Embedding tables as they are stored; `None` where that was never known.
-        bytes: With the optimizer's slots.
+        bytes: Of all weights, with the optimizer's slots.
         parameters: Weights of the model.
         share: Share of a full training's rows that was asked for; below 1 only in Hyperband's first rounds.
         goes_on_from: The trial whose training it went on with; its rows are counted here, too.
-        seconds: From the start of its process to its end.
+        seconds: From the start of its process to its end; of all of them, where one was killed and it went on.
         worker: Which worker ran it.
         parent_bytes: Memory of the process that ran it, after it.
     """
@@ -77,6 +106,7 @@ class TrialResult(Frozen):
     reason: str = ""
     values: dict[str, Any] = {}
     seeds: tuple[SeedResult, ...] = ()
+    spent: tuple[Spent, ...] = ()
     table_bytes: int | None = None
     bytes: int | None = None
     parameters: int | None = None
@@ -88,14 +118,14 @@ class TrialResult(Frozen):
 
     @property
     def rows(self) -> int:
-        """Samples that its trainings have seen."""
-        return sum(seed.rows for seed in self.seeds)
+        """Samples that its trainings have seen, those that failed among them."""
+        return sum(seed.rows for seed in self.spent)
 
     @property
     def rows_per_second(self) -> float | None:
         """Samples a second of training."""
         seconds = sum(seed.seconds for seed in self.seeds)
-        return self.rows / seconds if seconds else None
+        return sum(seed.rows for seed in self.seeds) / seconds if seconds else None
 
     def mean(self, metric: str) -> float | None:
         """Return the mean of a metric over the seeds; `None` where it has not completed."""
@@ -124,8 +154,7 @@ def best_of(trials: Sequence[TrialResult], config: SweepConfig) -> TrialResult |
 
 def rows_seen(trials: Sequence[TrialResult]) -> int:
     """Return the samples that all trials together were trained on; what one went on from counts once."""
-    rows = {trial.trial: trial.rows for trial in trials}
-    return sum(rows.values()) - sum(rows.get(t.goes_on_from, 0) for t in trials if t.goes_on_from and t.seeds)
+    return sum(seed.rows - seed.rows_before for trial in trials for seed in trial.spent)
 
 
 def ranked(trials: Sequence[TrialResult], config: SweepConfig) -> list[TrialResult]:

@@ -157,8 +157,9 @@ class Space:
         if not parameters:
             raise ConfigError("`space` must have at least one key. Received: none.")
         self.base = base
-        for key in parameters:
-            _refuse_fixed(key)
+        for key, parameter in parameters.items():
+            for own in (key, *(inner for value in parameter.choice or () for inner in _keys(key, value))):
+                _refuse_fixed(own)
             _refuse_overlap(key, parameters)
         self.parameters = _parents_first(parameters)
         for key, parameter in self.parameters.items():
@@ -236,6 +237,15 @@ class Space:
 
 def _text(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
+
+
+def _keys(key: str, value: Any) -> Iterator[str]:
+    """Yield the key itself, or those that a table given for it sets."""
+    if not isinstance(value, dict):
+        yield key
+        return
+    for name, inner in value.items():
+        yield from _keys(f"{key}.{name}", inner)
 
 
 def _refuse_fixed(key: str) -> None:

@@ -25,10 +25,10 @@ class SweepBudget(Frozen):
 
     Attributes:
         rows_per_trial: Samples that one training of a trial sees, at most: rounded up to a whole batch.
-        seconds_per_trial: Seconds that one training may take; it is judged as it is then. What is found so depends on
-            the machine.
-        bytes_per_trial: Bytes of embedding tables and of their optimizer's slots, such as `"512MB"`. A trial that takes
-            more is refused before it trains.
+        seconds_per_trial: Seconds that one training may take, however often it is broken off; it is judged as it is
+            then. What is found so depends on the machine.
+        bytes_per_trial: Bytes of all weights and of their optimizers' slots, such as `"512MB"`. A trial that takes more
+            is refused before it trains.
         rows: Samples that all trials together may see: no trial begins beyond.
         seconds: Seconds that all trials together may take: no trial begins beyond.
     """
@@ -56,7 +56,8 @@ class EarlyStopping(Frozen):
 
     Attributes:
         check_rows: Samples between two validations.
-        patience_rows: Samples without a better validation after which training ends.
+        patience_rows: Samples without a better validation after which training ends, at the next validation; in whole
+            batches, as `check_rows` is.
     """
 
     check_rows: int = Field(ge=1)
@@ -133,6 +134,23 @@ class SweepConfig(Frozen):
     def direction(self) -> Literal["min", "max"]:
         """Whether less of the objective is better, or more."""
         return "max" if self.objective == "auc" else "min"
+
+    def selection(self, batch_size: int) -> dict[str, Any]:
+        """Return the keys of `[train]` that say which weights of a training are the best, and when it is given up.
+
+        Args:
+            batch_size: Of the training; the sweep counts rows.
+        """
+        keys: dict[str, Any] = {"monitor": "auc" if self.objective == "auc" else "log_loss"}
+        if self.early_stopping is not None:
+            check, patience = self.early_stopping.check_rows, self.early_stopping.patience_rows
+            steps = max(1, check // batch_size)
+            keys |= {
+                "eval_every_steps": steps,
+                "early_stopping": 0,
+                "early_stopping_steps": -(-steps * patience // check),
+            }
+        return keys
 
     def better(self, one: float, other: float) -> bool:
         """Return whether one value of the objective is better than another."""

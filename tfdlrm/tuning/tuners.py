@@ -39,7 +39,12 @@ RunTrial = Callable[[Proposal], TrialResult]
 
 
 def search(
-    config: SweepConfig, space: Space, root: Path, run_trial: RunTrial, is_spent: Callable[[], bool] = lambda: False
+    config: SweepConfig,
+    space: Space,
+    root: Path,
+    run_trial: RunTrial,
+    is_spent: Callable[[], bool] = lambda: False,
+    has_result: Callable[[str], bool] = lambda trial: True,
 ) -> None:
     """Propose values and have them tried until the trials or the budget are used up; goes on where it was broken off.
 
@@ -52,8 +57,10 @@ def search(
         root: Where KerasTuner keeps its books, in a folder of its own.
         run_trial: Runs a trial.
         is_spent: Whether the budget of the sweep is used up: no trial is proposed then.
+        has_result: Whether what came of a trial that ended before is there; else it is run again. Defaults to yes.
     """
     oracle = _oracle(config, space, is_spent)
+    oracle.has_result = has_result
     with contextlib.redirect_stdout(io.StringIO()):  # it prints that it goes on
         tuner = _Tuner(oracle, config, space, root, run_trial)
     try:
@@ -87,6 +94,7 @@ class _Durable:
     def __init__(self, is_spent: Callable[[], bool], first: Mapping[str, Any] | None, **settings: Any) -> None:
         super().__init__(max_consecutive_failed_trials=_NEVER, **settings)  # type: ignore[call-arg]
         self._is_spent, self._first = is_spent, first
+        self.has_result: Callable[[str], bool] = lambda trial: True
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """Return the values of the next trial."""
@@ -106,10 +114,14 @@ class _Durable:
         _write(os.path.join(folder, "trial.json"), trial.get_state())
 
     def reload(self) -> None:
-        """Read everything; trials that had begun, and those alone, are handed out again."""
+        """Read everything; trials that had begun, or whose results are gone, and those alone, are handed out again."""
         super().reload()  # type: ignore[misc]
         trials: dict[str, Trial] = self.trials  # type: ignore[attr-defined]
-        begun = [name for name, trial in trials.items() if trial.status == TrialStatus.RUNNING]
+        begun = [
+            name for name, trial in trials.items() if trial.status == TrialStatus.RUNNING or not self.has_result(name)
+        ]
+        for name in begun:
+            trials[name].metrics.metrics.clear()  # or the old ones would stand
         self._retry_queue = sorted(begun, reverse=True)  # it takes the last one first
 
 
@@ -188,6 +200,14 @@ class _Tuner(BaseTuner):
         if value is None:
             raise FailedTrialError(result.reason)
         return {objective: value}
+
+    def _try_run_and_update_trial(self, trial: Trial, *args: Any, **settings: Any) -> None:
+        # Its own prints a traceback of each trial that fails, among the lines of the command.
+        try:
+            self._run_and_update_trial(trial, *args, **settings)
+            trial.status = TrialStatus.COMPLETED
+        except FailedTrialError as error:
+            trial.status, trial.message = TrialStatus.FAILED, str(error)
 
     def pre_create_trial(self) -> None:
         """Wait a little: a chief that has nothing to hand out yet is asked again at once."""

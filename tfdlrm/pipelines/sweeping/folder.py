@@ -112,6 +112,11 @@ class SweepFolder:
         """Return a trial that has ended; `None` where it has not."""
         return _read(self.trial(trial) / "result.json")
 
+    def drop_trainings(self, trial: str = "*") -> None:
+        """Delete the checkpoints of a trial, of all by default; what came of them stays."""
+        for path in self.trial(trial).parent.glob(f"{trial}/seed-*"):
+            shutil.rmtree(path, ignore_errors=True)
+
     def results(self) -> list[TrialResult]:
         """Return all trials that have ended, in the order of proposal."""
         found = [_read(path) for path in (self.root / "trials").glob("*/result.json")]

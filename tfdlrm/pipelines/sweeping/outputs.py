@@ -11,6 +11,8 @@ from tfdlrm.pipelines.sweeping.folder import SweepFolder
 from tfdlrm.pipelines.work_dir import config_toml
 from tfdlrm.report.html import Plot, Section, Table, render
 from tfdlrm.spec.byte_sizes import bytes_in_words
+from tfdlrm.spec.config import RunConfig
+from tfdlrm.spec.train_config import TrainConfig
 from tfdlrm.tuning.results import TrialResult, best_of, frame, pareto_front, ranked, rows_seen
 from tfdlrm.tuning.space import Space
 from tfdlrm.tuning.sweep_config import SweepConfig
@@ -32,12 +34,19 @@ def write_outputs(folder: SweepFolder, config: SweepConfig, space: Space) -> Non
     write_atomic(folder.root / "index.html", html(config, keys, results))
 
 
-def best_toml(config: SweepConfig, space: Space, best: TrialResult) -> str:
-    """Return the recipe with the values of the best trial, all defaults stated.
+def best_config(config: SweepConfig, space: Space, best: TrialResult) -> RunConfig:
+    """Return the recipe with the values of the best trial, trained and chosen as there.
 
     What a trial may spend is the sweep's affair, and is not in it.
     """
     found = space.apply(best.values)
+    train = {**dict(found.train), **config.selection(found.train.batch_size)}
+    return found.model_copy(update={"train": TrainConfig(**train)})
+
+
+def best_toml(config: SweepConfig, space: Space, best: TrialResult) -> str:
+    """Return `best_config` as a file, all defaults stated."""
+    found = best_config(config, space, best)
     named = found.model_copy(update={"name": f"{found.name}-best"})
     spread = best.spread(config.objective)
     said = f"{best.mean(config.objective):.5f}" + ("" if spread is None else f" ± {spread:.5f}")
@@ -114,7 +123,7 @@ def _figures(config: SweepConfig, keys: Sequence[str], order: Sequence[TrialResu
     ]
     plots = []
     for title, costs, more_is_better in (
-        ("bytes of tables and slots", [result.bytes for result in order], False),
+        ("bytes of weights and slots", [result.bytes for result in order], False),
         ("rows/s in training", [result.rows_per_second for result in order], True),
     ):
         aucs = [result.mean("auc") for result in order]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tfdlrm.distribute.processes import TaskProcess, end_all
 from tfdlrm.pipelines.sweeping.folder import SweepFolder
+from tfdlrm.pipelines.sweeping.spending import spent_by
 from tfdlrm.spec.errors import ConfigError
 from tfdlrm.tuning.results import Proposal, TrialResult, rows_seen
 from tfdlrm.tuning.sweep_config import SweepConfig
@@ -38,17 +39,19 @@ class TrialRunner:
         known = self._folder.result(proposal.trial)
         if known is not None:
             return known
-        started = time.monotonic()
+        before, started = spent_by(self._folder.trial(proposal.trial)).seconds, time.monotonic()
         log = self._folder.trial(proposal.trial) / "log.txt"
         code, said = 0, ""
         if self._folder.outcome(proposal.trial) is None:
             code, said = run_module("tfdlrm.pipelines.sweeping.trial", log, str(self._folder.root), proposal.trial)
         outcome = self._folder.outcome(proposal.trial)
         if outcome is None:
-            outcome = TrialResult(**proposal._asdict(), status="failed", reason=_why(code, said, log))
+            spent = spent_by(self._folder.trial(proposal.trial)).seeds
+            outcome = TrialResult(**proposal._asdict(), status="failed", reason=_why(code, said, log), spent=spent)
+            self._folder.drop_trainings(proposal.trial)
         result = outcome.model_copy(
             update={
-                "seconds": time.monotonic() - started,
+                "seconds": before + time.monotonic() - started,
                 "worker": self._worker,
                 "parent_bytes": resident_bytes(),
             }

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,14 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tfdlrm.pipelines.cli import recipe as recipe_path
-from tfdlrm.pipelines.console import Console
-from tfdlrm.pipelines.manner import say
+from tfdlrm.pipelines.console import Console, is_watched
+from tfdlrm.pipelines.manner import manner, say
 from tfdlrm.pipelines.sweeping.folder import SweepFolder
-from tfdlrm.pipelines.sweeping.outputs import trial_line, write_outputs
+from tfdlrm.pipelines.sweeping.outputs import best_config, trial_line, write_outputs
 from tfdlrm.pipelines.sweeping.runner import TrialRunner, check, is_spent
-from tfdlrm.pipelines.sweeping.tasks import ID, role_of, run_tasks, wait_for_settings
+from tfdlrm.pipelines.sweeping.tasks import ID, TAKEN, role_of, run_tasks, wait_for_settings
 from tfdlrm.spec.config import RunConfig, load_config
-from tfdlrm.spec.errors import ConfigError
+from tfdlrm.spec.errors import ConfigError, did_you_mean
 from tfdlrm.tuning.results import TrialResult, best_of, frame
 from tfdlrm.tuning.space import Space
 from tfdlrm.tuning.sweep_config import SweepConfig, load_sweep, sweep_config
@@ -111,17 +111,16 @@ def take_part(work_dir: Path, sweep: Path | None, trials: int | None, overrides:
     folder = SweepFolder(work_dir)
     if role_of() == "worker":
         wait_for_settings(folder)
-    elif sweep is not None:
-        config, base = loaded(sweep, None, trials, overrides)
-        Space(config.space, base)
-        folder.root.mkdir(parents=True, exist_ok=True)
-        folder.note_settings(config, base)
-    config, base = folder.settings()
+        config, base = folder.settings()
+        space = Space(config.space, base)
+        _propose(folder, config, space, os.environ[ID], lambda result: say(trial_line(result, config)))
+        return
+    config, base = folder.settings() if sweep is None else loaded(sweep, None, trials, overrides)
     space = Space(config.space, base)
-    if role_of() == "chief":
+    with nullcontext() if TAKEN in os.environ else folder.taken(config, base):
         check(folder)
-    _propose(folder, config, space, os.environ[ID], lambda result: say(trial_line(result, config)))
-    if role_of() == "chief":
+        _propose(folder, config, space, os.environ[ID], lambda result: None)
+        folder.drop_trainings()
         write_outputs(folder, config, space)
 
 
@@ -153,7 +152,14 @@ def loaded(
         return config, recipe
     path = beside / config.config
     if not path.is_file() and "/" not in config.config:
-        path = recipe_path(config.config.removesuffix(".toml"))
+        known = {own.stem: own for own in recipe_path("sweep").parent.glob("*.toml")}
+        name = config.config.removesuffix(".toml")
+        if name not in known:
+            raise ConfigError(
+                f"`config` must be a recipe: {path.absolute()} is none, nor has the project one of that name. "
+                f"Received: {config.config}.{did_you_mean(name, known)}"
+            )
+        path = known[name]
     base = load_config(path, (*config.set, *overrides))
     if config.raw:
         base = base.model_copy(update={"data": base.data.model_copy(update={"raw": config.raw})})
@@ -179,7 +185,8 @@ def _run(folder: SweepFolder, config: SweepConfig, space: Space, workers: int, q
         TimeElapsedColumn(),
         console=RichConsole(stderr=True),
         transient=True,
-        disable=quiet or not sys.stderr.isatty(),
+        # Where a bar is shown, lines go to the same terminal, and are put above it.
+        disable=quiet or manner().quiet or manner().json_logs or not is_watched(),
     )
     task = progress.add_task("", total=config.most_trials, completed=len(before), of=config.most_trials or "?", best="")
     told = {result.trial for result in before}
@@ -203,6 +210,7 @@ def _run(folder: SweepFolder, config: SweepConfig, space: Space, workers: int, q
                 run_tasks(folder, workers, look)
             else:
                 _propose(folder, config, space, "tuner0", tell)
+        folder.drop_trainings()  # no round is left that could go on from one
     finally:
         write_outputs(folder, config, space)
 
@@ -217,7 +225,14 @@ def _propose(
     from tfdlrm.tuning import tuners
 
     runner = TrialRunner(folder, name, ended)
-    tuners.search(config, space, folder.root, runner, lambda: is_spent(folder, config))
+    tuners.search(
+        config,
+        space,
+        folder.root,
+        runner,
+        is_spent=lambda: is_spent(folder, config),
+        has_result=lambda trial: folder.result(trial) is not None,
+    )
 
 
 def _refuse_without_keras_tuner() -> None:
@@ -237,5 +252,5 @@ def _begin(console: Console, folder: SweepFolder, config: SweepConfig, done: int
 def _found(folder: SweepFolder, config: SweepConfig, space: Space) -> SweepResult:
     results = folder.results()
     best = best_of(results, config)
-    best_config = None if best is None else space.apply(best.values)
-    return SweepResult(folder.root, frame(results, list(space.parameters)), best, best_config)
+    found = None if best is None else best_config(config, space, best)
+    return SweepResult(folder.root, frame(results, list(space.parameters)), best, found)

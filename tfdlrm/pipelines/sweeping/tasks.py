@@ -14,6 +14,8 @@ from tfdlrm.distribute.processes import TaskProcess, end_all
 from tfdlrm.pipelines.sweeping.folder import SweepFolder
 from tfdlrm.spec.errors import ConfigError, MachineError
 
+TAKEN = "TFDLRM_SWEEP_TAKEN"
+"""Set where the process that started a chief has taken the sweep's folder."""
 ID, ADDRESS, PORT = "KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT"
 _LOOK, _CHIEF_PATIENCE, _PATIENCE = 0.1, 3.0, 5.0
 _RESTARTS = 3
@@ -66,6 +68,7 @@ def run_tasks(folder: SweepFolder, workers: int, look: Callable[[], None]) -> No
         **os.environ,
         ADDRESS: "localhost",
         PORT: str(free_ports(1)[0]),
+        TAKEN: "1",
         # A worker's share of the processors, unless they are shared out already.
         "TF_NUM_INTRAOP_THREADS": os.environ.get("TF_NUM_INTRAOP_THREADS", str(cores)),
         "TF_NUM_INTEROP_THREADS": os.environ.get("TF_NUM_INTEROP_THREADS", str(cores)),

@@ -13,11 +13,12 @@ from typing import Any
 
 from tfdlrm.pipelines.cli import load_tensorflow, run_command
 from tfdlrm.pipelines.sweeping.folder import SweepFolder
+from tfdlrm.pipelines.sweeping.spending import Meter, spent_by
 from tfdlrm.spec.byte_sizes import bytes_in_words
 from tfdlrm.spec.config import RunConfig
 from tfdlrm.spec.errors import DataError, UserError
 from tfdlrm.spec.train_config import TrainConfig
-from tfdlrm.tuning.results import METRICS, Proposal, SeedResult, TrialResult
+from tfdlrm.tuning.results import METRICS, Proposal, SeedResult, Spent, TrialResult
 from tfdlrm.tuning.sweep_config import SweepConfig
 
 
@@ -28,17 +29,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(folder: SweepFolder, name: str) -> int:
-    load_tensorflow()
-    from tfdlrm.pipelines.sweeping.hparams import write_hparams
+    with Meter(folder.trial(name)) as meter:
+        load_tensorflow()
+        from tfdlrm.pipelines.sweeping.hparams import write_hparams
 
-    proposal = folder.proposal(name)
-    result = _outcome(folder, proposal)
-    write_hparams(folder.root / "tensorboard", result)
-    folder.note_outcome(result)
+        result = _outcome(folder, folder.proposal(name), meter)
+        # First of all: whatever happens to the rest, the trial has ended.
+        folder.note_outcome(result)
+        sweep, _ = folder.settings()
+        if result.status != "completed" or not _may_be_gone_on_from(sweep, result):
+            folder.drop_trainings(name)
+        write_hparams(folder.root / "tensorboard", result)
     return 0
 
 
-def _outcome(folder: SweepFolder, proposal: Proposal) -> TrialResult:
+def _outcome(folder: SweepFolder, proposal: Proposal, meter: Meter) -> TrialResult:
     sweep, _ = folder.settings()
     known: dict[str, Any] = proposal._asdict()
     seeds: list[SeedResult] = []
@@ -51,18 +56,19 @@ def _outcome(folder: SweepFolder, proposal: Proposal) -> TrialResult:
         most = sweep.budget.most_bytes
         if most is not None and known["bytes"] > most:
             reason = (
-                f"{bytes_in_words(known['bytes'])} of tables and slots, over the {bytes_in_words(most)} a trial may"
+                f"{bytes_in_words(known['bytes'])} of weights and slots, over the {bytes_in_words(most)} a trial may"
             )
             return TrialResult(**known, status="refused", reason=reason)
         for number in range(sweep.seeds):
             limited = limited_config(config, sweep, splits["train"]["rows"], proposal.share, number)
-            trained, parameters = _train(folder, proposal, limited, sweep.budget.seconds_per_trial)
+            trained, parameters = _train(folder, proposal, limited, sweep.budget.seconds_per_trial, meter)
             seeds.append(trained)
             known["parameters"] = parameters
     except UserError as error:
-        return TrialResult(**known, status="failed", reason=" ".join(str(error).split()), seeds=tuple(seeds))
-    _drop_checkpoints(folder, sweep, proposal)
-    return TrialResult(**known, status="completed", seeds=tuple(seeds))
+        known |= {"status": "failed", "reason": " ".join(str(error).split())}
+    else:
+        known["status"] = "completed"
+    return TrialResult(**known, seeds=tuple(seeds), spent=meter.spent.seeds)
 
 
 def prepare_rows(folder: SweepFolder, config: RunConfig) -> dict[str, Any]:
@@ -96,7 +102,7 @@ def limited_config(config: RunConfig, sweep: SweepConfig, rows: int, share: floa
         share: Share of a full training that is asked for.
         number: Which of the seeds.
     """
-    train, budget, stopping = config.train, sweep.budget, sweep.early_stopping
+    train, budget = config.train, sweep.budget
     bounds = [train.epochs * math.ceil(rows / train.batch_size)]
     if budget.rows_per_trial is not None:
         bounds.append(math.ceil(budget.rows_per_trial / train.batch_size))
@@ -104,41 +110,40 @@ def limited_config(config: RunConfig, sweep: SweepConfig, rows: int, share: floa
         bounds.append(train.max_steps)
     changes: dict[str, Any] = {
         "max_steps": max(1, math.ceil(min(bounds) * share)),
-        "monitor": "auc" if sweep.objective == "auc" else "log_loss",
         "keep_checkpoints": 1,  # one to go on from, beside the best
+        **sweep.selection(train.batch_size),
     }
-    if stopping is not None:
-        changes["eval_every_steps"] = max(1, stopping.check_rows // train.batch_size)
-        changes["early_stopping"] = math.ceil(stopping.patience_rows / stopping.check_rows)
     return config.model_copy(update={"seed": config.seed + number, "train": TrainConfig(**{**dict(train), **changes})})
 
 
-def _train(folder: SweepFolder, proposal: Proposal, config: RunConfig, seconds: float | None) -> tuple[SeedResult, int]:
+def _train(
+    folder: SweepFolder, proposal: Proposal, config: RunConfig, seconds: float | None, meter: Meter
+) -> tuple[SeedResult, int]:
     """Train once and return the metrics of the best weights on validation rows, and how many weights there are."""
-    from tfdlrm.pipelines.console import Console
     from tfdlrm.pipelines.stages.context import Run
     from tfdlrm.training.stop_signal import TrainingStopped
 
     work_dir = folder.training(proposal.trial, config.seed, config.data)
-    if proposal.goes_on_from is not None and not work_dir.path.exists():
-        before = folder.training(proposal.goes_on_from, config.seed, config.data).checkpoints
-        if before.is_dir():  # rows seen once need not be seen again
-            shutil.copytree(before, work_dir.checkpoints)
-    console = Console(work_dir.logs / "pipeline.log", quiet=True)
+    source, before = _earlier(folder, proposal, config)
+    console = meter.console(work_dir.logs / "pipeline.log")
     run = Run(config, work_dir, console)
-    timer = threading.Timer(seconds or 0, run.stop.request)
-    timer.daemon = True
-    if seconds is not None:
-        timer.start()
-    try:
-        trained = _do_train(run)
-    except TrainingStopped:
-        # Its time is up: where it stands is where it ends, and is judged.
-        steps = _steps_done(run)
-        ended = config.model_copy(update={"train": config.train.model_copy(update={"max_steps": steps})})
-        trained = _do_train(Run(ended, work_dir, console))
-    finally:
-        timer.cancel()
+    with meter.training(config.seed, before) as spent:
+        if source is not None and not work_dir.checkpoints.exists():
+            _copy(source, work_dir.checkpoints)  # rows seen once need not be seen again
+        timer = threading.Timer(max(0.0, (seconds or 0) - spent), run.stop.request)
+        timer.daemon = True
+        if seconds is not None:
+            timer.start()
+        try:
+            trained = _do_train(run)
+        except TrainingStopped:
+            # Its time is up: where it stands is where it ends, and is judged.
+            steps = _steps_done(run)
+            ended = config.model_copy(update={"train": config.train.model_copy(update={"max_steps": steps})})
+            trained = _do_train(Run(ended, work_dir, console))
+        finally:
+            timer.cancel()
+        meter.note_rows(trained["rows"])
     best = trained["validation"]["best"]
     result = SeedResult(
         seed=config.seed,
@@ -149,6 +154,25 @@ def _train(folder: SweepFolder, proposal: Proposal, config: RunConfig, seconds: 
         stopped_early=trained["stopped_early"],
     )
     return result, trained["parameters"]
+
+
+def _earlier(folder: SweepFolder, proposal: Proposal, config: RunConfig) -> tuple[Path | None, Spent | None]:
+    """Return the checkpoints of the training to go on with, and what it has spent; `None` where there is none."""
+    if proposal.goes_on_from is None:
+        return None, None
+    source = folder.training(proposal.goes_on_from, config.seed, config.data).checkpoints
+    if not source.is_dir():
+        return None, None
+    spent = spent_by(folder.trial(proposal.goes_on_from)).seeds
+    return source, next((own for own in spent if own.seed == config.seed), None)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a folder, whole or not at all."""
+    copy = target.with_name(f"{target.name}.copy")
+    shutil.rmtree(copy, ignore_errors=True)  # of a process that was killed
+    shutil.copytree(source, copy)
+    copy.replace(target)
 
 
 def _do_train(run: Any) -> dict[str, Any]:
@@ -169,9 +193,12 @@ def _steps_done(run: Any) -> int:
 
 
 def _sizes(folder: SweepFolder, config: RunConfig) -> dict[str, int]:
-    """Return the bytes of the tables as they are stored, and with their slots: from the spec, before there are any."""
-    from tfdlrm.distribute.layout import SLOTS, pieces_of
+    """Return the bytes of the tables as they are stored, and of all weights with slots: before there are any."""
+    import tf_keras as keras
+
+    from tfdlrm.distribute.layout import SLOTS, dense_slot_bytes, pieces_of
     from tfdlrm.models.build import storage_of
+    from tfdlrm.pipelines.clusters.dense_weights import dense_weights
     from tfdlrm.pipelines.console import Console
     from tfdlrm.pipelines.stages.context import Run
 
@@ -181,15 +208,15 @@ def _sizes(folder: SweepFolder, config: RunConfig) -> dict[str, int]:
     pieces = pieces_of(storage.tables_of(run.spec), optimizer, batch_size=1, linear=storage.beside)
     tables = sum(piece.rows * piece.row_bytes for piece in pieces)
     slots = sum(piece.rows * piece.slot_bytes for piece in pieces) + SLOTS[optimizer] * storage.other_bytes
-    return {"table_bytes": tables + storage.other_bytes, "bytes": tables + storage.other_bytes + slots}
+    dense = sum(dense_weights(run.spec, config.model).values())
+    keras.backend.clear_session()
+    slots += dense_slot_bytes(config.train.dense.name, dense)
+    return {"table_bytes": tables + storage.other_bytes, "bytes": tables + storage.other_bytes + dense + slots}
 
 
-def _drop_checkpoints(folder: SweepFolder, sweep: SweepConfig, proposal: Proposal) -> None:
-    """Delete what a trial trained, unless a later round of Hyperband may go on from it."""
-    if sweep.algorithm == "hyperband" and proposal.share < 1:
-        return
-    for path in folder.trial(proposal.trial).glob("seed-*"):
-        shutil.rmtree(path)
+def _may_be_gone_on_from(sweep: SweepConfig, result: TrialResult) -> bool:
+    """Return whether a later round of Hyperband may go on with what a trial trained."""
+    return sweep.algorithm == "hyperband" and result.share < 1
 
 
 def searches_data(sweep: SweepConfig) -> bool:
