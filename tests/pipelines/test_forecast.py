@@ -91,7 +91,7 @@ def test_most_steps_bound_the_time(tmp_path: Path) -> None:
     assert said(asked, tmp_path)["train"].startswith("about 2 min at 20,000 rows/s")
 
 
-@pytest.mark.parametrize("content", [b"no gzip at all", gzip.compress(b"1\t" * 5000)[:25]])
+@pytest.mark.parametrize("content", [b"no gzip at all", gzip.compress(b"1\t" * 5000)[:25]], ids=["none", "cut"])
 def test_a_damaged_gzip_is_told(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "day_0.gz").write_bytes(content)
     with pytest.raises(DataError, match="day_0.gz: cannot be read as gzip"):
