@@ -144,7 +144,7 @@ def test_verified_answers_are_close(finished: Finished) -> None:
 
 def test_report_shows_the_numbers_and_needs_no_other_file(finished: Finished) -> None:
     page = (finished.work_dir / "report" / "index.html").read_text(encoding="utf-8")
-    assert page.count("data:image/png;base64,") == 9
+    assert page.count("data:image/png;base64,") == 6  # without importance and slices, which small runs leave out
     assert not re.search(r'(src|href)="(?!data:|#)', page)
     assert f"{finished.metrics()['evaluate']['metrics']['best']['auc']:.4f}" in page
     assert "bottom_units" in page
