@@ -183,7 +183,7 @@ class RunConfig(Frozen):
     Attributes:
         name: Names the run, its work dir and, unless `export.model_name` does, the exported model.
         seed: Seeds weights and the order of samples.
-        data, model, train, distribute, evaluate, export: The sections.
+        data, model, train, distribute, evaluate, export, report: The sections.
 
     Example:
         >>> RunConfig(name="trial", train={"epochs": 2}).train.epochs
