@@ -67,7 +67,8 @@ docs-check: $(INSTALLED) ## run every code block of README and docs, those that 
 
 .PHONY: sweep-check
 
-sweep-check: $(INSTALLED) ## a sweep of 20 trials, killed once on the way; what it found is judged on rows it never saw
+sweep-check: $(INSTALLED) ## long tests of sweeps, then 20 trials, killed once; what they found is judged on rows never seen
+	@TF_CPP_MIN_LOG_LEVEL=2 TFDLRM_SOAK=1 $(BIN)/python -m pytest tests/pipelines/test_sweep.py
 	@TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python -m benchmarks.sweep_proof $(ARGS)
 
 # One package of the lock comes as source only: setuptools goes in first, so that building it downloads nothing unhashed.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -73,6 +74,9 @@ def write(folder: Path, **changes: object) -> Path:
 
 def finished(root: Path) -> dict[str, bytes]:
     return {path.parent.name: path.read_bytes() for path in (root / "trials").glob("*/result.json")}
+
+
+long = pytest.mark.skipif("TFDLRM_SOAK" not in os.environ, reason="a minute each: taken by `make sweep-check`")
 
 
 @pytest.fixture(scope="module")
@@ -242,6 +246,7 @@ def test_dry_run(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@long
 def test_two_workers_of_hyperband(tmp_path: Path) -> None:
     """A chief proposes, two workers run trials; the better of two halves goes on from its checkpoint."""
     recipe = RunConfig.model_validate(RECIPE)
@@ -266,6 +271,7 @@ def test_two_workers_of_hyperband(tmp_path: Path) -> None:
     assert not list((tmp_path / "run").glob("trials/*/seed-*"))
 
 
+@long
 def test_a_trial_whose_time_is_up_is_judged_as_it_is(tmp_path: Path) -> None:
     recipe = RunConfig.model_validate({**RECIPE, "train": {**RECIPE["train"], "epochs": 1000}})
     space = {"train.embedding.learning_rate": {"choice": [0.01, 0.02]}}
@@ -310,6 +316,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     assert f"-m tfdlrm.pipelines.sweep --config {config} --work-dir {root}" in said.splitlines()[-1]
 
 
+@long
 def test_killed_in_mid_training_rows_count_once(tmp_path: Path) -> None:
     space = {"train.epochs": {"choice": [12]}}
     config, root = write(tmp_path, trials=1, space=space), tmp_path / "run"
