@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -49,6 +50,8 @@ LONGEST = (
 
 def pytest_configure(config: pytest.Config) -> None:
     """Where TFDLRM_FORKS=1 says so, let commands of the package be forks, in every process that tests: half the CPU."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what is in the background; inherited by all
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     hands_out = config.getoption("numprocesses", None) and not hasattr(config, "workerinput")
     if hands_out or os.environ.get("TFDLRM_FORKS") != "1":
         return
