@@ -48,15 +48,18 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.timeout(1800 if SLOW else 300)
 @pytest.mark.parametrize("page", [page for page in pages() if any(map(is_run, blocks_of(page)))])
 def test_blocks_run(page: str, rows: Path, tmp_path: Path) -> None:
-    folder = PageFolder(tmp_path, rows)
+    """Every block of a page ends well; `PageFolder.run` raises with its output where one does not."""
+    folder, well = PageFolder(tmp_path, rows), 0
+    blocks = [block for block in blocks_of(page) if is_run(block)]
     try:
         prepare(page, folder, SLOW)
-        blocks = [block for block in blocks_of(page) if is_run(block)]
         # A file may stand below the command that reads it.
         for block in sorted(blocks, key=lambda block: block.kind != "file"):
             folder.run(block)
+            well += 1
     finally:
         folder.close()
+    assert well == len(blocks) > 0
 
 
 @pytest.mark.parametrize("page", pages())
