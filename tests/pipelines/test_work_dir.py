@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -152,7 +152,7 @@ def test_bars_show_rows_and_rate_on_a_terminal(tmp_path: Path, monkeypatch: pyte
         advance = bar("train", 1000)
         for _ in range(4):
             advance(200)
-            threading.Event().wait(0.15)
+            time.sleep(0.15)
         console.say("half way")
     assert "train" in err.text and "800 rows" in err.text and "/s" in err.text
     assert "half way" in out.text + err.text
@@ -168,19 +168,34 @@ def test_bars_are_silent_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_long_phases_say_lines_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
-    with progress_bars(False, first_line=0.2, next_lines=0.3) as bar:
+    said = ""
+
+    def wait_for_lines(count: int) -> None:
+        nonlocal said
+        deadline = time.monotonic() + 30
+        while said.count("\n") < count and time.monotonic() < deadline:
+            time.sleep(0.01)
+            out, err = capsys.readouterr()
+            assert out == ""
+            said += err
+
+    with progress_bars(False, first_line=0.2, next_lines=3600) as bar:
         bar("survey", 0)(7)  # over at once
         done = bar("count", 0)
         done(400)
         done(600)
-        threading.Event().wait(0.35)
+        wait_for_lines(1)
         done = bar("vocabulary", 4000)
         done(1000)
-        threading.Event().wait(0.7)  # nothing to tell of, but still at work
-    threading.Event().wait(0.4)
-    out, err = capsys.readouterr()
-    lines = [line.rsplit(", ", 1) for line in err.splitlines()]
-    assert out == ""
-    assert [line[0] for line in lines] == ["count: 1,000 rows", *["vocabulary: 1,000 of 4,000 rows (25.0%)"] * 2]
-    rates = [float(line[1].removesuffix(" rows/s").replace(",", "")) for line in lines]
-    assert 2000 < rates[0] <= 5000 and 2000 < rates[1] <= 5000 and rates[2] == 0
+        wait_for_lines(2)
+    with progress_bars(False, first_line=0.2, next_lines=0.1) as bar:
+        bar("encode", 4000)(1000)
+        wait_for_lines(4)  # nothing to tell of, but still at work
+    time.sleep(0.3)
+    assert capsys.readouterr() == ("", "")
+    count, vocabulary, first, second = said.splitlines()[:4]
+    rate = int(count.removeprefix("count: 1,000 rows, ").removesuffix(" rows/s").replace(",", ""))
+    assert 0 < rate <= 5000  # 600 rows after the first report, at least 0.2 seconds
+    assert vocabulary == "vocabulary: 1,000 of 4,000 rows (25.0%)"
+    assert first == "encode: 1,000 of 4,000 rows (25.0%)"
+    assert second == "encode: 1,000 of 4,000 rows (25.0%), 0 rows/s"

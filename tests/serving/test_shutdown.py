@@ -52,7 +52,7 @@ def test_sigterm_under_load(model_path, start_server):
                         wrong.append((error, events))
                     break
                 except httpx.TransportError as error:
-                    wrong.append(error)
+                    wrong.append((error, events))
                     break
                 if (response.status_code, response.text) != (200, f'{{"predictions": [{number * 0.5 + 2.0}]}}'):
                     wrong.append(response.text)

@@ -123,19 +123,23 @@ def _progress_lines(first_line: float, next_lines: float) -> Iterator[NewBar]:
 
 
 class _Phase:
-    """Prints its lines from a thread of its own, for a phase may be at work for long without a row to tell of."""
+    """Prints its lines from a thread of its own, for a phase may be at work for long without a row to tell of.
+
+    Rates count from the first report on: where a run goes on, that one tells what was done before.
+    """
 
     def __init__(self, title: str, rows: int, first_line: float, next_lines: float) -> None:
         self._title = title
         self._rows = rows
-        self._done = self._before = 0
+        self._done = 0
+        self._first: tuple[int, float] | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._tell, args=(first_line, next_lines), daemon=True)
         self._thread.start()
 
     def advance(self, rows: int) -> None:
-        if not self._done:  # what was done before, where a run goes on, is no rate
-            self._before = rows
+        if self._first is None:
+            self._first = rows, time.perf_counter()
         self._done += rows
 
     def end(self) -> None:
@@ -143,15 +147,21 @@ class _Phase:
         self._thread.join()
 
     def _tell(self, first_line: float, next_lines: float) -> None:
-        wait, told, since = first_line, None, time.perf_counter()
+        wait, told = first_line, None
         while not self._ended.wait(wait):
             done, now = self._done, time.perf_counter()
-            told = self._before if told is None else told
             share = f" of {self._rows:,} rows ({done / self._rows:.1%})" if self._rows else " rows"
-            rate = (done - told) / (now - since)
-            known = {"rows": done, "of": self._rows or None, "rows_per_second": round(rate)}
-            tell_progress(f"{self._title}: {done:,}{share}, {rate:,.0f} rows/s", **known)
-            wait, told, since = next_lines, done, now
+            rate = _speed(told or self._first, done, now, standing=told is not None)
+            known = {"rows": done, "of": self._rows or None, "rows_per_second": None if rate is None else round(rate)}
+            speed = "" if rate is None else f", {rate:,.0f} rows/s"
+            tell_progress(f"{self._title}: {done:,}{share}{speed}", **known)
+            wait, told = next_lines, (done, now)
+
+
+def _speed(since: tuple[int, float] | None, done: int, now: float, standing: bool) -> float | None:
+    if since is None or (done == since[0] and not standing):
+        return None  # one report alone is no rate
+    return (done - since[0]) / (now - since[1])
 
 
 def is_watched() -> bool:

@@ -18,7 +18,7 @@ from tfdlrm.serving.drain import Drain
 from tfdlrm.serving.limits import BODY_BYTES_PER_SECOND, Limits, open_files
 
 _LOG = logging.getLogger(__name__)
-_LAST_REQUESTS_SECONDS = 0.5
+_LAST_REQUESTS_SECONDS = 2.0
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 _TOO_MANY = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
