@@ -130,3 +130,25 @@ def test_what_is_no_feature_is_refused_by_name(name: str, values: Any, message: 
     with pytest.raises(DataError) as caught:
         choose(name, values)
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("sign", ["|", ";"])
+def test_texts_that_hold_several_values_are_bags(sign: str) -> None:
+    texts = [sign.join(bag) for bag in (["a", "b"], ["b", "c"], ["a", "c", "b"], ["c"], [])]
+    choice = choose("tags", texts * 3)
+    assert (choice.feature.separator, choice.feature.hotness, choice.feature.combiner) == (sign, 3, "mean")
+    assert choice.detail == "3 values, up to 3 a row" and choice.why == f"text, with {sign!r} between values"
+    texts = [sign.join(bag) for bag in (["a", "b"], ["b", "c"], ["a", "c"], ["c"], ["a", "b", "c"])]
+    assert choose("tags", texts, trains=slice(0, 4)).feature.hotness == 2  # the longest bag does not train
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [f"x|{i}" for i in range(20)],  # as many parts as texts
+        ["a|b", *["plain", "other", "third"] * 7],  # one in 22
+        ["a b", "b c", "a c b"] * 3,
+    ],
+)
+def test_other_texts_are_one_value(texts: list[str]) -> None:
+    assert choose("name", texts).feature.separator is None

@@ -12,6 +12,19 @@ import tomli_w
 
 from tfdlrm.pipelines import criteo
 
+TINY: dict[str, Any] = {
+    "name": "rows",
+    "data": {
+        "planted": {"rows": 3000},
+        "dense": [{"name": "I1"}, {"name": "I2"}],
+        "sparse": [{"name": "C1"}, {"name": "C2"}],
+        "rows_per_block": 256,
+    },
+    "model": {"embedding_dim": 4, "bottom_units": [8, 4], "top_units": [16, 1]},
+    "train": {"batch_size": 64},
+}
+"""A recipe of few rows and features, for commands that train it many times."""
+
 
 class Outcome(NamedTuple):
     code: int

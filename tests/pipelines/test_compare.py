@@ -19,21 +19,10 @@ import tomli_w
 from scipy import stats
 
 from tests.forks import Forks
-from tests.pipelines.small_runs import call, refusal
+from tests.pipelines.small_runs import TINY, call, refusal
 from tfdlrm.pipelines import compare
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPE = {
-    "name": "rows",
-    "data": {
-        "planted": {"rows": 3000},
-        "dense": [{"name": "I1"}, {"name": "I2"}],
-        "sparse": [{"name": "C1"}, {"name": "C2"}],
-        "rows_per_block": 256,
-    },
-    "model": {"embedding_dim": 4, "bottom_units": [8, 4], "top_units": [16, 1]},
-    "train": {"batch_size": 64},
-}
 COMPARISON = {
     "name": "tiny",
     "seeds": [5, 6],
@@ -64,7 +53,7 @@ class Done(NamedTuple):
 
 
 def write(folder: Path, **changes: object) -> Path:
-    (folder / "rows.toml").write_text(tomli_w.dumps(RECIPE), encoding="utf-8")
+    (folder / "rows.toml").write_text(tomli_w.dumps(TINY), encoding="utf-8")
     path = folder / "tiny.toml"
     path.write_text(tomli_w.dumps({**COMPARISON, **changes}), encoding="utf-8")
     return path

@@ -96,3 +96,12 @@ def test_a_damaged_gzip_is_told(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "day_0.gz").write_bytes(content)
     with pytest.raises(DataError, match="day_0.gz: cannot be read as gzip"):
         said(config(f'data.raw=["{tmp_path / "day_0.gz"}"]'), tmp_path / "run")
+
+
+def test_stages_that_cost_the_same_for_few_rows(tmp_path: Path) -> None:
+    small = config("data.planted.rows=5000")
+    assert (
+        said(small, tmp_path, ("train", "export", "verify"))["others"]
+        == "about 20 s for a small model (export, verify)"
+    )
+    assert "others" not in said(small, tmp_path)

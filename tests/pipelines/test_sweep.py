@@ -20,7 +20,7 @@ import tomli_w
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
-from tests.pipelines.small_runs import call, refusal
+from tests.pipelines.small_runs import TINY, call, refusal
 from tfdlrm.pipelines import criteo, sweep
 from tfdlrm.pipelines.parsers import python_command
 from tfdlrm.pipelines.sweeping.folder import SweepFolder
@@ -33,17 +33,7 @@ from tfdlrm.tuning.results import rows_seen
 from tfdlrm.tuning.sweep_config import sweep_config
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPE = {
-    "name": "rows",
-    "data": {
-        "planted": {"rows": 3000},
-        "dense": [{"name": "I1"}, {"name": "I2"}],
-        "sparse": [{"name": "C1"}, {"name": "C2"}],
-        "rows_per_block": 256,
-    },
-    "model": {"embedding_dim": 4, "bottom_units": [8, 4], "top_units": [16, 1]},
-    "train": {"batch_size": 64, "embedding": {"name": "adagrad", "learning_rate": 0.05}},
-}
+RECIPE = {**TINY, "train": {**TINY["train"], "embedding": {"name": "adagrad", "learning_rate": 0.05}}}
 KILLED = {"name": "tests.tuning.models:Killed"}
 WIDE = {"embedding_dim": 512, "bottom_units": [8, 512]}
 NOT_FINITE = {"embedding_l2": 1e38}

@@ -25,6 +25,9 @@ _LARGE = 2**24
 _EPOCH = 10**8
 _LONG_TAIL = 10
 _NEARLY_ALL = 0.9
+_JOINING = ("|", ";")
+"""What joins several values in one text, where it is told by the texts themselves."""
+_MANY = 0.1
 _SEPARATORS = ("|", ";", ",", " ", "\x1f")
 _ID_WORDS = frozenset(
     (
@@ -71,7 +74,8 @@ def choose_columns(
 ) -> list[ColumnChoice]:
     """Decide what each column is, by its kind and by the values of training rows.
 
-    - Text, categories, true and false, and lists of them are sparse.
+    - Text, categories, true and false, and lists of them are sparse. Text in which `|` or `;` stands between values
+      that come again in other texts is a bag of them.
     - Whole numbers are sparse where the name says that they name something (its last word is `id`, `code`, `user` ...),
       where few are different (at most 20, each ten times on average), or where most are above 2^24; else dense.
       Floats that are whole count as whole if the name says so, or if there are gaps: pandas keeps them as floats.
@@ -168,6 +172,9 @@ def _sparse(series: pl.Series, training: pl.Series, why: str) -> ColumnChoice:
     series, training = as_lists(series), as_lists(training)
     if not isinstance(series.dtype, pl.List):
         texts = text_values(training)
+        sign = _joining(texts) if series.dtype == pl.String else None
+        if sign is not None:
+            return _bag(name, texts.filter(texts != "").str.split(sign), sign, f"{why}, with {sign!r} between values")
         distinct = texts.filter(texts != "").n_unique()
         alone = distinct > FEW and distinct > _NEARLY_ALL * len(texts)
         note = "; nearly every row has its own, so that there may be nothing to learn" if alone else ""
@@ -175,13 +182,29 @@ def _sparse(series: pl.Series, training: pl.Series, why: str) -> ColumnChoice:
     # Rows that do not train are joined, too.
     values = text_values(series.explode().drop_nulls())
     free = [separator for separator in _SEPARATORS if not values.str.contains(separator, literal=True).any()]
-    distinct = text_values(training.explode().drop_nulls()).n_unique()
     if not free:
         raise DataError(f"column `{name}`: the values of its lists must do without one of {_SEPARATORS}, to be joined.")
-    longest: int = training.list.len().max() or 1  # type: ignore[assignment]
+    return _bag(name, training, free[0], why)
+
+
+def _bag(name: str, lists: pl.Series, separator: str, why: str) -> ColumnChoice:
+    distinct = text_values(lists.explode().drop_nulls()).n_unique()
+    longest: int = lists.list.len().max() or 1  # type: ignore[assignment]
     hotness = min(longest, LONGEST_BAG)
-    feature = SparseColumn(name=name, separator=free[0], hotness=hotness, combiner="mean")
+    feature = SparseColumn(name=name, separator=separator, hotness=hotness, combiner="mean")
     return ColumnChoice(name, "sparse", f"{distinct:,} values, up to {hotness} a row", why, feature)
+
+
+def _joining(texts: pl.Series) -> str | None:
+    """Return what joins several values in texts, `None` where nothing does.
+
+    It does if one text in ten holds it, and the parts are fewer than the texts: their combinations are what is many.
+    """
+    for sign in _JOINING:
+        often = texts.str.contains(sign, literal=True).sum() >= _MANY * len(texts)
+        if often and texts.str.split(sign).explode().n_unique() < texts.n_unique():
+            return sign
+    return None
 
 
 def _holds_dates(series: pl.Series) -> bool:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -15,7 +14,7 @@ from tfdlrm.distribute.planner import plan_tables
 from tfdlrm.distribute.table_plan import TablePlan
 from tfdlrm.distribute.topology import Topology
 from tfdlrm.spec.criteo import CARDINALITIES, click_log_spec
-from tfdlrm.spec.errors import ConfigError, SpecError, did_you_mean, why_unreadable
+from tfdlrm.spec.errors import ConfigError, SpecError, did_you_mean
 from tfdlrm.spec.features import FeatureSpec
 from tfdlrm.spec.frozen import Frozen
 from tfdlrm.spec.model_config import ModelConfig
@@ -23,6 +22,7 @@ from tfdlrm.spec.model_spec import model_spec
 from tfdlrm.spec.overrides import apply_override
 from tfdlrm.spec.storage import Storage
 from tfdlrm.spec.table_signal import Counts
+from tfdlrm.spec.toml_file import read_toml
 from tfdlrm.spec.train_config import TrainConfig
 
 
@@ -164,12 +164,7 @@ def load_plan_recipe(path: str | Path, overrides: Iterable[str] = ()) -> PlanRec
         ConfigError: the file is missing or not TOML, a key is unknown (with the nearest valid one), or a value has the
             wrong type or range.
     """
-    try:
-        values: dict[str, Any] = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {why_unreadable(error)}.") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not TOML: {error}.") from None
+    values = read_toml(path)
     for override in overrides:
         apply_override(values, override)
     try:

@@ -10,13 +10,13 @@ from typing import get_args
 
 from rich.console import Console
 
-from tfdlrm.pipelines.arguments import natural, positive, positive_number
 from tfdlrm.pipelines.benchmarks.figures import rate_text, write_figures
 from tfdlrm.pipelines.cli import load_tensorflow, run_command
 from tfdlrm.pipelines.console import Advance, progress_bars
 from tfdlrm.pipelines.large_pages import start_again_with_large_pages
 from tfdlrm.pipelines.parsers import CommandParser
 from tfdlrm.pipelines.specs import recipe_spec
+from tfdlrm.spec.arguments import natural, positive, positive_number
 from tfdlrm.spec.coding import TableCoding
 from tfdlrm.spec.config import RunConfig, TableForm, load_config
 from tfdlrm.spec.criteo import CARDINALITIES, criteo_spec

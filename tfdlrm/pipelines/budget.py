@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 from tfdlrm.data.files import write_atomic
 from tfdlrm.data.manifest import MANIFEST, Manifest
-from tfdlrm.pipelines.arguments import positive, positives
 from tfdlrm.pipelines.benchmarks.figures import write_figures
 from tfdlrm.pipelines.cli import load_tensorflow, refuse_directories, run_command
 from tfdlrm.pipelines.parsers import CommandParser
 from tfdlrm.pipelines.specs import recipe_spec, tables_spec
 from tfdlrm.pipelines.table import plan_table, print_tables
+from tfdlrm.spec.arguments import positive, positives
 from tfdlrm.spec.budget import METHODS, BudgetPlan, fit_budget
 from tfdlrm.spec.config import load_config
 from tfdlrm.spec.criteo import CARDINALITIES

@@ -212,10 +212,27 @@ def pipeline_main(
         argv: Arguments; those of the process where `None`.
         default_recipe: Told the arguments, returns the recipe to take where `--config` names none.
     """
+    return resumable_main(module, parser, argv, lambda args: _run(args, default_recipe))
+
+
+def resumable_main(
+    module: str,
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None,
+    body: Callable[[argparse.Namespace], int],
+) -> int:
+    """Parse the arguments of a command that can be gone on with by the same line, and run it.
+
+    Args:
+        module: Name of the command's module.
+        parser: Of its arguments.
+        argv: Arguments; those of the process where `None`.
+        body: Does the work and returns the exit code.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = parser.parse_args(arguments)
     again = [argument for argument in arguments if argument != "--overwrite"]
-    return run_command(lambda: _run(args, default_recipe), typed_again(module, again))
+    return run_command(lambda: body(args), typed_again(module, again))
 
 
 def _run(args: argparse.Namespace, default_recipe: DefaultRecipe) -> int:

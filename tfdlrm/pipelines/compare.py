@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tfdlrm.pipelines.arguments import positive
-from tfdlrm.pipelines.cli import load_tensorflow, recipe, refuse_unreadable, run_command
-from tfdlrm.pipelines.parsers import CommandParser, typed_again
+from tfdlrm.pipelines.cli import load_tensorflow, recipe, refuse_unreadable, resumable_main
+from tfdlrm.pipelines.parsers import CommandParser
+from tfdlrm.spec.arguments import positive
 from tfdlrm.spec.compare import CompareConfig, load_compare
 from tfdlrm.spec.errors import ConfigError, did_you_mean
 
@@ -42,10 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a comparison."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    args = build_parser().parse_args(arguments)
-    again = [argument for argument in arguments if argument != "--overwrite"]
-    return run_command(lambda: _run(args), typed_again(_MODULE, again))
+    return resumable_main(_MODULE, build_parser(), argv, _run)
 
 
 def _run(args: argparse.Namespace) -> int:

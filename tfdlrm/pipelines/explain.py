@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfdlrm.data.files import write_atomic
-from tfdlrm.pipelines.arguments import natural, positive
 from tfdlrm.pipelines.cli import load_tensorflow, refuse_directories, run_command
 from tfdlrm.pipelines.manner import say
 from tfdlrm.pipelines.parsers import CommandParser
 from tfdlrm.pipelines.table import print_tables
 from tfdlrm.pipelines.work_dir import existing_run, json_text
+from tfdlrm.spec.arguments import natural, positive
 from tfdlrm.spec.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -26,6 +26,8 @@ _SAMPLE_BYTES = 1 << 20
 _ENOUGH_MEMORY = 1 << 60
 RATES = {"prepare": 100_000, "train": 20_000}
 """Rows/s of two cores, where an earlier run in the work dir does not say better."""
+SECONDS = {"evaluate": 2, "export": 11, "verify": 9, "report": 3}
+"""Of the other stages, with few rows: TensorFlow starts anew to check what was exported."""
 _PROCESS_BYTES = 1 << 30
 """TensorFlow itself and batches on their way."""
 
@@ -147,6 +149,11 @@ def _times(work_dir: WorkDir, stages: Sequence[str], rows: int, samples: int) ->
         rate = before or RATES[stage]
         whence = "as it was here before" if before else "as on two cores with the paper's network"
         yield f"{stage + ':':<10} about {_duration(count / rate)} at {rate:,.0f} rows/s, {whence}"
+
+    others = [stage for stage in stages if stage not in RATES]
+    if others:
+        seconds = sum(SECONDS[stage] for stage in others)
+        yield f"others:    about {_duration(seconds)} for a small model ({', '.join(others)})"
 
 
 def _duration(seconds: float) -> str:

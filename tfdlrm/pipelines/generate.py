@@ -12,7 +12,6 @@ from tfdlrm.data.generators.stack_distances import StackDistances, is_per_table,
 from tfdlrm.data.generators.trace import MODES
 from tfdlrm.data.generators.trace_check import TraceResult
 from tfdlrm.data.manifest import MANIFEST
-from tfdlrm.pipelines.arguments import natural, positive, positives
 from tfdlrm.pipelines.benchmarks.figures import write_figures
 from tfdlrm.pipelines.cli import CheckFailed, load_tensorflow, refuse_directories, run_command
 from tfdlrm.pipelines.console import Stopwatch, progress_bars
@@ -21,6 +20,7 @@ from tfdlrm.pipelines.parsers import CommandParser
 from tfdlrm.pipelines.specs import recipe_spec, tables_spec
 from tfdlrm.pipelines.table import print_tables
 from tfdlrm.report.html import Table
+from tfdlrm.spec.arguments import natural, positive, positives
 from tfdlrm.spec.config import load_config
 from tfdlrm.spec.criteo import CARDINALITIES, SPARSE_COLUMNS
 from tfdlrm.spec.errors import ConfigError, DataError

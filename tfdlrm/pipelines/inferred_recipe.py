@@ -18,8 +18,6 @@ from tfdlrm.spec.errors import ConfigError, DataError
 SAMPLE_ROWS = 200_000
 """Columns are decided on by so many rows from the beginning of the first file."""
 _DELIMITERS = (",", "\t", ";", "|")
-_JOINING = ("|", ";")
-_MANY = 0.1
 
 
 def infer_recipe(
@@ -48,29 +46,7 @@ def infer_recipe(
         raise DataError(f"{path}: cannot be read as a table: {error}") from None
     if not frame.height:
         raise DataError(f"{path}: must have a header and rows. Received: none.")
-    joined = {series.name: sign for series in frame if (sign := _joining(series)) is not None}
-    frame = frame.with_columns(pl.col(name).str.split(sign) for name, sign in joined.items())
-    config, choices = choose_recipe(frame, raw, label, _split(split), drop, delimiter, _name(path))
-    sparse = tuple(
-        column.model_copy(update={"separator": joined[column.name]}) if column.name in joined else column
-        for column in config.data.sparse
-    )
-    return config.model_copy(update={"data": config.data.model_copy(update={"sparse": sparse})}), choices
-
-
-def _joining(series: pl.Series) -> str | None:
-    """Return what joins several values in a column of text, `None` where nothing does.
-
-    It does if one text in ten holds it, and the parts are fewer than the texts: their combinations are what is many.
-    """
-    if series.dtype != pl.String:
-        return None
-    for sign in _JOINING:
-        if series.str.contains(sign, literal=True).sum() < _MANY * len(series):
-            continue
-        if series.str.split(sign).explode().n_unique() < series.n_unique():
-            return sign
-    return None
+    return choose_recipe(frame, raw, label, _split(split), drop, delimiter, _name(path))
 
 
 def _delimiter(path: Path) -> str:

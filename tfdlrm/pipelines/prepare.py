@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfdlrm.pipelines.arguments import positive
 from tfdlrm.pipelines.beam import add_beam_arguments, refuse_idle_options, run_with_beam, split_beam_options
 from tfdlrm.pipelines.cli import load_tensorflow, refuse_directories, run_command
 from tfdlrm.pipelines.console import NewBar, Stopwatch, progress_bars
@@ -18,6 +17,7 @@ from tfdlrm.pipelines.day_notes import day_notes
 from tfdlrm.pipelines.manner import say
 from tfdlrm.pipelines.parsers import CommandParser, typed_again
 from tfdlrm.pipelines.recipe_text import diff_lines, explanation_lines
+from tfdlrm.spec.arguments import positive
 from tfdlrm.spec.config import DataConfig, load_config
 from tfdlrm.spec.errors import ConfigError, DataError, DiskFullError
 from tfdlrm.spec.published import DATASETS, RECIPES

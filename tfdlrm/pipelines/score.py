@@ -16,11 +16,11 @@ import polars as pl
 
 from tfdlrm.data.files import atomic_path, write_atomic
 from tfdlrm.data.partial import PartialData, partial_data
-from tfdlrm.pipelines.arguments import natural, positive, positive_number
 from tfdlrm.pipelines.cli import load_tensorflow, refuse_directories, run_command
 from tfdlrm.pipelines.console import progress_bars
 from tfdlrm.pipelines.manner import say
 from tfdlrm.pipelines.parsers import CommandParser, typed_again
+from tfdlrm.spec.arguments import natural, positive, positive_number
 from tfdlrm.spec.config import load_config
 from tfdlrm.spec.errors import ConfigError, DataError
 from tfdlrm.spec.raw import RawFormat

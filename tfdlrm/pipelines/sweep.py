@@ -8,8 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tfdlrm.pipelines.arguments import positive
-from tfdlrm.pipelines.cli import recipe, run_command
+from tfdlrm.pipelines.cli import recipe, resumable_main
 from tfdlrm.pipelines.manner import say
 from tfdlrm.pipelines.parsers import CommandParser, typed_again
 from tfdlrm.pipelines.sweeping.outputs import LABELS
@@ -17,6 +16,7 @@ from tfdlrm.pipelines.sweeping.search import loaded, search, take_part
 from tfdlrm.pipelines.sweeping.tasks import ADDRESS, role_of
 from tfdlrm.pipelines.table import print_tables, say_tables
 from tfdlrm.report.html import Table
+from tfdlrm.spec.arguments import positive
 from tfdlrm.spec.errors import ConfigError
 from tfdlrm.tuning.space import Parameter, Space
 from tfdlrm.tuning.sweep_config import SweepConfig
@@ -45,10 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a sweep, or take part in one."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    args = build_parser().parse_args(arguments)
-    again = [argument for argument in arguments if argument != "--overwrite"]
-    return run_command(lambda: _run(args), typed_again(_MODULE, again))
+    return resumable_main(_MODULE, build_parser(), argv, _run)
 
 
 def _run(args: argparse.Namespace) -> int:

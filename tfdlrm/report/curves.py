@@ -72,11 +72,16 @@ def precision_recall_points(
     """
     true, false = _passed(labels, scores, sample_weight)
     recall, precision = true / true[-1], true / np.maximum(true + false, np.finfo(np.float64).tiny)
-    if len(recall) > points:
-        places = np.searchsorted(recall, np.linspace(0, 1, points))
-        kept = np.unique(np.minimum(places, len(recall) - 1))
-        recall, precision = recall[kept], precision[kept]
-    return recall, precision
+    return thinned(recall, precision, points)
+
+
+def thinned(recall: Floats, precision: Floats, points: int = 1000) -> tuple[Floats, Floats]:
+    """Return at most so many points of a precision-recall curve, about evenly spaced in recall."""
+    if len(recall) <= points:
+        return recall, precision
+    places = np.searchsorted(recall, np.linspace(0, 1, points))
+    kept = np.unique(np.minimum(places, len(recall) - 1))
+    return recall[kept], precision[kept]
 
 
 def average_precision(recall: Floats, precision: Floats) -> float:

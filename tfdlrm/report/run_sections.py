@@ -14,6 +14,7 @@ from tfdlrm.report.curves import (
     precision_recall_points,
     reliability_bins,
     roc_points,
+    thinned,
 )
 from tfdlrm.report.html import Plot, Section, Table
 from tfdlrm.report.plots import (
@@ -86,7 +87,7 @@ def _precision_recall(labels: Array, scores: Mapping[str, Array], sample_weight:
     every = {
         name: precision_recall_points(labels, values, sample_weight, len(labels)) for name, values in scores.items()
     }
-    curves = {name: precision_recall_points(labels, values, sample_weight) for name, values in scores.items()}
+    curves = {name: thinned(*points) for name, points in every.items()}
     base_rate = float(np.average(labels, weights=sample_weight))
     highest = max(float(precision[recall >= _LEAST_RECALL].max()) for recall, precision in curves.values())
     means = ", ".join(f"{name} {average_precision(*points):.4f}" for name, points in every.items())

@@ -13,16 +13,6 @@ def switch(text: str) -> bool:
     return known[text.lower()]
 
 
-def natural(text: str) -> int:
-    """Return a whole number of at least 0."""
-    return _at_least(text, 0)
-
-
-def positive(text: str) -> int:
-    """Return a whole number of at least 1."""
-    return _at_least(text, 1)
-
-
 def port_or_none(text: str) -> int:
     """Return a port, or 0 for none."""
     return _port(text, 0)
@@ -54,13 +44,6 @@ def name(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("must not be empty")
     return text
-
-
-def _at_least(text: str, least: int) -> int:
-    number = int(text)
-    if number < least:
-        raise argparse.ArgumentTypeError(f"must be at least {least}. Received: {text}")
-    return number
 
 
 def _port(text: str, least: int) -> int:

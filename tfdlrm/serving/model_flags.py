@@ -12,6 +12,7 @@ from tfdlrm.serving.errors import StatusError
 from tfdlrm.serving.model_config import ModelSettings, read_model_config
 from tfdlrm.serving.models import Loader, Models
 from tfdlrm.serving.store import require_versions
+from tfdlrm.spec import arguments
 from tfdlrm.spec.errors import ConfigError
 
 
@@ -47,13 +48,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--max_num_load_retries",
-        type=flag_types.natural,
+        type=arguments.natural,
         default=5,
         help="how often a version that failed to load is tried again (default: %(default)s)",
     )
     parser.add_argument(
         "--load_retry_interval_micros",
-        type=flag_types.natural,
+        type=arguments.natural,
         default=60_000_000,
         help="microseconds before it is tried again (default: %(default)s)",
     )
@@ -73,7 +74,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--num_request_iterations_for_warmup",
-        type=flag_types.natural,
+        type=arguments.natural,
         default=1,
         help="how often each recorded request is answered; 0 means once (default: %(default)s)",
     )
@@ -82,7 +83,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--grpc_max_threads",
-        type=flag_types.positive,
+        type=arguments.positive,
         default=4 * (os.cpu_count() or 1),
         help="gRPC requests computed at a time (default: four per processor, %(default)s here)",
     )

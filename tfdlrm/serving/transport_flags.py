@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tfdlrm.serving import flag_types, security
 from tfdlrm.serving.drain import Drain
 from tfdlrm.serving.limits import Limits, default_threads
+from tfdlrm.spec import arguments
 from tfdlrm.spec.errors import ConfigError
 
 if TYPE_CHECKING:  # reading flags needs no TensorFlow
@@ -42,13 +43,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("limits").add_argument
     add(
         "--rest_api_num_threads",
-        type=flag_types.positive,
+        type=arguments.positive,
         metavar="N",
         help="HTTP requests computed at a time (default: 4 a core)",
     )
     add(
         "--rest_api_timeout_in_ms",
-        type=flag_types.natural,
+        type=arguments.natural,
         default=int(1000 * limits.answer_seconds),
         metavar="MS",
         help="a request not answered by then gets 504; 0 for no such time (default: %(default)s)",
@@ -66,7 +67,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     ):
         add(
             flag,
-            type=flag_types.positive,
+            type=arguments.positive,
             default=getattr(limits, name),
             metavar="N",
             help=f"{text} (default: %(default)s)",

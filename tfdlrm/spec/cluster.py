@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field, model_validator
 
 from tfdlrm.spec.byte_sizes import parse_bytes
 from tfdlrm.spec.config import RunConfig, load_config
-from tfdlrm.spec.errors import ConfigError, SpecError, why_unreadable
+from tfdlrm.spec.errors import ConfigError, SpecError
 from tfdlrm.spec.frozen import Frozen
 from tfdlrm.spec.overrides import apply_override
 from tfdlrm.spec.tf_config import ClusterStrategy
+from tfdlrm.spec.toml_file import read_toml
 
 
 class ClusterConfig(Frozen):
@@ -80,12 +79,7 @@ def load_cluster(path: str | Path, overrides: Iterable[str] = ()) -> ClusterConf
         ConfigError: the file is missing or not TOML, a key is unknown (with the nearest valid one), or a value has the
             wrong type or range.
     """
-    try:
-        values: dict[str, Any] = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {why_unreadable(error)}.") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not TOML: {error}.") from None
+    values = read_toml(path)
     of_run = []
     for override in overrides:
         key = override.partition("=")[0].strip()

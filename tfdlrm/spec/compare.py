@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +9,10 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from tfdlrm.spec.errors import ConfigError, SpecError, did_you_mean, why_unreadable
+from tfdlrm.spec.errors import ConfigError, SpecError, did_you_mean
 from tfdlrm.spec.frozen import Frozen
 from tfdlrm.spec.model_config import ModelConfig
+from tfdlrm.spec.toml_file import read_toml
 from tfdlrm.spec.train_config import DenseOptimizerConfig, EmbeddingOptimizerConfig
 
 _LABEL = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
@@ -138,12 +138,7 @@ def load_compare(path: str | Path) -> CompareConfig:
         ConfigError: the file is missing or not TOML, a key is unknown (with the nearest valid one), or a value has the
             wrong type or range.
     """
-    try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {why_unreadable(error)}.") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not TOML: {error}.") from None
+    values = read_toml(path)
     try:
         return CompareConfig(**values)
     except SpecError as error:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from tfdlrm.spec.coding import Expand, TableCoding, TableKind, Unseen, ValueKind
 from tfdlrm.spec.distribute import DistributeConfig
-from tfdlrm.spec.errors import ConfigError, SpecError, explain, why_unreadable
+from tfdlrm.spec.errors import ConfigError, SpecError, explain
 from tfdlrm.spec.features import Combiner, DenseTransform
 from tfdlrm.spec.frozen import Frozen
 from tfdlrm.spec.growth import Growth
@@ -20,6 +20,7 @@ from tfdlrm.spec.model_config import ModelConfig
 from tfdlrm.spec.overrides import apply_override, resolve_recipe
 from tfdlrm.spec.raw import CRITEO_FORMAT, RawFormat, Split
 from tfdlrm.spec.report_config import ReportConfig
+from tfdlrm.spec.toml_file import read_toml
 from tfdlrm.spec.train_config import TrainConfig
 
 TableForm = Literal["float32", "float16", "int8", "int4"]
@@ -245,12 +246,8 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
         3
     """
     if path is None:
-        return parse_config("", overrides, "--set")
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {why_unreadable(error)}.") from None
-    return parse_config(text, overrides, str(path))
+        return checked_config({}, overrides, "--set")
+    return checked_config(read_toml(path), overrides, str(path))
 
 
 def parse_config(text: str, overrides: Iterable[str] = (), where: str = "recipe") -> RunConfig:

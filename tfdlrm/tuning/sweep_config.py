@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -10,8 +9,9 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from tfdlrm.spec.byte_sizes import parse_bytes
-from tfdlrm.spec.errors import ConfigError, SpecError, did_you_mean, why_unreadable
+from tfdlrm.spec.errors import ConfigError, SpecError, did_you_mean
 from tfdlrm.spec.frozen import Frozen
+from tfdlrm.spec.toml_file import read_toml
 from tfdlrm.tuning.space import Parameter
 
 Objective = Literal["log_loss", "auc", "normalized_entropy"]
@@ -167,12 +167,7 @@ def load_sweep(path: str | Path) -> SweepConfig:
         ConfigError: the file is missing or not TOML, a key is unknown (with the nearest valid one), or a value has the
             wrong type or range.
     """
-    try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {why_unreadable(error)}.") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not TOML: {error}.") from None
+    values = read_toml(path)
     try:
         return sweep_config(values)
     except SpecError as error:

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from tfdlrm.pipelines.arguments import positive, positive_number
 from tfdlrm.pipelines.benchmarks.figures import machine_figures, peak_memory_bytes, rate_figures, write_figures
 from tfdlrm.pipelines.cli import load_tensorflow, run_command
+from tfdlrm.spec.arguments import positive, positive_number
 from tfdlrm.spec.errors import DataError
 
 Arrays = dict[str, Any]

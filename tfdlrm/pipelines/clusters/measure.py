@@ -11,7 +11,6 @@ from typing import Any
 
 from tfdlrm.data.files import write_atomic
 from tfdlrm.distribute.cost_model import StepMeasurement, fit_cost_model
-from tfdlrm.pipelines.arguments import positives
 from tfdlrm.pipelines.cli import CheckFailed
 from tfdlrm.pipelines.clusters.arguments import read_job
 from tfdlrm.pipelines.clusters.run import run_locally
@@ -19,6 +18,7 @@ from tfdlrm.pipelines.console import Console
 from tfdlrm.pipelines.table import say_tables
 from tfdlrm.pipelines.work_dir import WorkDir
 from tfdlrm.report.html import Table
+from tfdlrm.spec.arguments import positives
 from tfdlrm.spec.errors import ConfigError
 
 RESULTS = "steps.json"

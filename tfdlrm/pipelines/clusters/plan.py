@@ -12,11 +12,11 @@ from tfdlrm.data.manifest import MANIFEST, Manifest
 from tfdlrm.distribute.cost_model import fit_cost_model, read_measurements
 from tfdlrm.distribute.plan_recipe import PlannedTables, PlanRecipe, load_plan_recipe
 from tfdlrm.distribute.table_plan import TablePlan
-from tfdlrm.pipelines.arguments import positives
 from tfdlrm.pipelines.benchmarks.figures import write_figures
 from tfdlrm.pipelines.cli import load_tensorflow, refuse_directories
 from tfdlrm.pipelines.table import print_tables
 from tfdlrm.report.html import Table
+from tfdlrm.spec.arguments import positives
 from tfdlrm.spec.byte_sizes import bytes_in_words
 from tfdlrm.spec.config import load_config
 from tfdlrm.spec.criteo import CARDINALITIES

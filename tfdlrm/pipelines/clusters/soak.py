@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from tfdlrm.data.files import write_atomic
-from tfdlrm.pipelines.arguments import natural, positive, positive_number
 from tfdlrm.pipelines.cli import CheckFailed, load_tensorflow, recipe
 from tfdlrm.pipelines.clusters.arguments import read_job
 from tfdlrm.pipelines.console import Console
+from tfdlrm.spec.arguments import natural, positive, positive_number
 from tfdlrm.spec.errors import ConfigError
 
 RESULTS = "soak.json"

@@ -105,7 +105,9 @@ def summary(results: Mapping[str, Any]) -> str:
     """Say how training went."""
     rate = f", {results['rows_per_second']:,.0f} rows/s" if results["rows_per_second"] else ""
     early = ", stopped early" if results["stopped_early"] else ""
-    return f"{results['rows']:,} samples in {results['steps']:,} steps{rate}{early}"
+    better = len(results["history"]) > 1 and results["best_step"] == results["steps"]
+    more = "; the last validation was the best: more `train.epochs` may help" if better else ""
+    return f"{results['rows']:,} samples in {results['steps']:,} steps{rate}{early}{more}"
 
 
 @contextmanager
