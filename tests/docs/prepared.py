@@ -92,7 +92,6 @@ def _readme(page: PageFolder) -> None:
         "python -m tfdlrm.pipelines.prepare run --recipe tfdlrm --raw train.txt --out data/terabyte\n"
         "python -m tfdlrm.pipelines.criteo --raw day_1 --work-dir runs/day_1 --stages prepare,train,evaluate"
     )
-    page.run_python("import polars\nframe = polars.read_csv('visits.csv').drop('stars')", "prepared names")
 
 
 def _shop(page: PageFolder) -> None:

@@ -74,8 +74,15 @@ def test_learns_and_resumes_from_a_checkpoint_bit_for_bit(case, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
-@every_model
-@pytest.mark.parametrize("name", ["model.keras", "saved_model"])
+# Keras' folder format traces every layer: ten seconds a model, and `test_served_through_the_version_1_loader` traces
+# all of them. It is here for the plainest, for one whose layers hold layers, and for one of two towers.
+FOLDERS = [(case, "saved_model") for case in ("dlrm", "dcn_v2", "wide_deep")]
+
+
+@pytest.mark.parametrize(
+    ("case", "name"),
+    [*((case, "model.keras") for case, (name, _) in SETTINGS.items() if case == name), *FOLDERS],
+)
 def test_save_and_load_model(case, name, tmp_path):
     spec = SPECS["weighted_bags"]
     batch, label = make_batch(spec)

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
-import os
 import signal
 import sys
-import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,13 +19,10 @@ from tfdlrm.pipelines.parsers import CommandParser, typed_again
 from tfdlrm.pipelines.work_dir import WorkDir, config_toml
 from tfdlrm.spec.config import RunConfig, load_config, with_overrides
 from tfdlrm.spec.errors import ConfigError, DataError, UserError, did_you_mean
+from tfdlrm.spec.quiet_import import import_quietly, quieten_tensorflow
 from tfdlrm.training.stop_signal import TrainingStopped
 
-# TensorFlow reads this once, when it is first imported. Its notes drown the lines that matter; what it calls an error
-# is that it finds no GPU, which is news only where there is one.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if Path("/dev/nvidiactl").exists() else "3")
-
-_NOTES = ("All log messages before absl::InitializeLog", "Could not find cuda drivers")
+quieten_tensorflow()  # its notes drown the lines that matter
 
 DefaultRecipe = Callable[[argparse.Namespace], Path | RunConfig | None]
 
@@ -113,22 +107,8 @@ def refuse_directories(*files: Path | None) -> None:
 
 
 def load_tensorflow() -> None:
-    """Import TensorFlow without the notes that its libraries print while they load, which no setting turns off."""
-    sys.stderr.flush()
-    shown = os.dup(2)
-    with tempfile.TemporaryFile() as notes:
-        os.dup2(notes.fileno(), 2)
-        try:
-            importlib.import_module("tf_keras")
-        finally:
-            sys.stderr.flush()
-            os.dup2(shown, 2)
-            os.close(shown)
-        notes.seek(0)
-        lines = notes.read().decode(errors="replace").splitlines()
-    for line in lines:
-        if manner().verbose or not any(note in line for note in _NOTES):
-            print(line, file=sys.stderr)
+    """Import TensorFlow without the notes that its libraries print while they load; `--verbose` keeps them."""
+    import_quietly("tf_keras", keep_notes=manner().verbose)
 
 
 def recipe(name: str) -> Path:

@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from tfdlrm.serving import flag_types, logs, model_flags, transport_flags
 from tfdlrm.spec.errors import ConfigError, UserError
+from tfdlrm.spec.quiet_import import import_quietly, quieten_tensorflow
 
 if TYPE_CHECKING:
     from tfdlrm.serving.app import Carriage
@@ -78,9 +79,10 @@ def _serve(args: argparse.Namespace) -> None:
             raise ConfigError(f"`port` needs `pip install tfdlrm[serving]`: without it no gRPC. Received: {args.port}")
         _bind("port", args.host, args.port).close()  # gRPC takes it again, and says less about why it cannot
     settings = model_flags.settings_of(args)  # what is wrong there is said before TensorFlow takes its seconds
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    quieten_tensorflow()
     # TensorFlow imports Keras where it finds it, a fifth of the time that the import takes; no SavedModel needs it.
     sys.modules.setdefault("tf_keras", None)  # type: ignore[arg-type]
+    import_quietly("tensorflow")
     from tfdlrm.serving.app import create_app
     from tfdlrm.serving.http_server import HttpServer
     from tfdlrm.serving.servable import load_servable
