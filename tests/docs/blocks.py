@@ -4,6 +4,7 @@ A mark is an HTML comment on the line before the fence:
 
 - `<!-- not run: a reason -->`: not run anywhere, for one of `REASONS`. Its command lines are parsed all the same.
 - `<!-- run: slow -->`: run by `make docs-check` alone.
+- `<!-- run: small -->`: the same, with fewer rows or steps (`tests.docs.running.SMALLER`).
 - `<!-- file: name -->`: written to that name in the folder in which the page's later blocks run.
 
 A block without a mark is run by `make test`. Output, and anything else that is only to be read, is fenced as `text`.

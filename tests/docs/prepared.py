@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 from tests.docs.blocks import ROOT, blocks_of
-from tests.docs.running import PageFolder, write_visits
+from tests.docs.running import SMALLER, PageFolder, write_visits
 
 SMALL = """
 name = "{name}"
@@ -47,6 +48,7 @@ model = tfdlrm.DLRM(spec, bottom_units=[8, 4], top_units=[8, 1])
 optimizer = tfdlrm.DLRMOptimizer(embedding=tfdlrm.SGD(0.1), dense=legacy.SGD(0.1))
 model.compile(optimizer)
 """
+_NARROW = (*SMALLER["tfdlrm.pipelines.criteo"], "--set", "model.embedding_dim=4", "--set", "model.bottom_units=[64,4]")
 
 
 def _names(page: PageFolder) -> None:
@@ -151,6 +153,16 @@ def _prepared_run(page: PageFolder) -> None:
     )
 
 
+def _report(page: PageFolder) -> None:
+    """Leave `runs/narrow`, the run that another is shown beside."""
+    page.run_shell(shlex.join(["python", "-m", "tfdlrm.pipelines.criteo", "--work-dir", "runs/narrow", *_NARROW]))
+
+
+def _demo_beside(page: PageFolder) -> None:
+    """Leave `demo.toml` where the reader's own recipes lie."""
+    shutil.copy(ROOT / "pipelines/demo.toml", page.path)
+
+
 def _planning(page: PageFolder) -> None:
     _prepared_run(page)
     example = json.loads(next(block.text for block in blocks_of("docs/planning.md") if block.language == "json"))
@@ -168,6 +180,7 @@ QUICK: dict[str, Prepare] = {
 SLOW: dict[str, Prepare] = {
     "README.md": _readme,
     "docs/clients.md": _clients,
+    "docs/cluster.md": _demo_beside,
     "docs/compression.md": _prepared_run,
     "docs/explain.md": _shop,
     "docs/export.md": _export,
@@ -176,6 +189,7 @@ SLOW: dict[str, Prepare] = {
     "docs/import.md": _import,
     "docs/planning.md": _planning,
     "docs/quantization.md": _shop,
+    "docs/report.md": _report,
     "docs/serving.md": _serving,
     "docs/serving_operations.md": _serving,
 }

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -29,6 +30,14 @@ from tfdlrm.spec.config import load_config
 from tfdlrm.tuning.sweep_config import load_sweep
 
 _SECONDS = 900  # of one block
+_FEW_ROWS = ("--set", "data.planted.rows=4000", "--set", "export.verify_rows=200")
+SMALLER: dict[str, tuple[str, ...]] = {
+    "tfdlrm.pipelines.criteo": (*_FEW_ROWS, "--set", "train.epochs=1"),
+    "tfdlrm.pipelines.cluster": (*_FEW_ROWS, "--set", "train.epochs=1"),
+    "tfdlrm.pipelines.sweep": ("--set", "data.planted.rows=4000", "--trials", "2"),
+    "tfdlrm.pipelines.benchmark": ("--steps", "3", "--repeats", "1"),
+}
+"""What is added to a command of a block that is run small, by its module."""
 _READERS: dict[str, Callable[[Path], Any]] = {
     "docs/cluster.md": load_cluster,
     "docs/compare.md": load_compare,
@@ -129,6 +138,11 @@ class PageFolder:
         return text
 
     def _run_shell(self, block: Block, text: str) -> None:
+        if block.what == "small":
+            for words in block.commands:
+                assert words[:2] == ["python", "-m"], f"{block.place}: only commands of the package are run small"
+                self.run_shell(shlex.join([*words, *SMALLER[words[2]]]))
+            return
         servers = [words for words in block.commands if words[:3] == ["python", "-m", "tfdlrm.serving"]]
         if not servers:
             self.run_shell(text)

@@ -35,7 +35,7 @@ def is_run(block: Block) -> bool:
     """Whether a block is run (or read by what reads such files) in this run of the tests."""
     if block.language == "text" or block.kind == "not run":
         return False
-    return SLOW or (block.kind, block.what) != ("run", "slow")
+    return SLOW or block.kind != "run"
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +69,7 @@ def test_blocks_are_marked(page: str) -> None:
         if block.kind == "not run":
             assert block.what in REASONS, f"{block.place}: not run for a reason that is none: {block.what}"
         elif block.kind == "run":
-            assert block.what == "slow", f"{block.place}: run: {block.what}"
+            assert block.what in ("slow", "small"), f"{block.place}: run: {block.what}"
         elif block.language != "text":
             known = block.language in RUN | READ or block.kind == "file"
             assert known, f"{block.place}: nothing runs {block.language}: say why it is not run"

@@ -155,6 +155,7 @@ def test_checkpoints_by_the_clock_change_nothing_but_their_number(tmp_path):
 
 FULL_DISK = """
 import sys
+import time
 from pathlib import Path
 from tests.training.test_trainer import Rows, config, fresh
 from tfdlrm.pipelines.cli import run_command
@@ -165,8 +166,16 @@ disk, writing = Path(sys.argv[1]), sys.argv[2]
 rows, settings = Rows(), config(checkpoint_steps=4, epochs=1, keep_checkpoints=9, checkpoint_writing=writing)
 model = fresh(settings)
 
+seen = 0
+
 def fill(samples):
-    if (disk / "run" / "step-0000000004").exists() and not (disk / "filler").exists():
+    global seen
+    seen += samples
+    if seen > 4 * settings.batch_size and not (disk / "filler").exists():
+        until = time.monotonic() + 60
+        while not (disk / "run" / "step-0000000004").exists():  # it may still be written, in the background
+            assert time.monotonic() < until
+            time.sleep(0.01)
         with (disk / "filler").open("wb", buffering=0) as file:
             try:
                 while True:
