@@ -16,6 +16,7 @@ import tomllib
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from sysconfig import get_path
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,8 @@ class PageFolder:
         (folder / ".curlrc").write_text("fail-with-body\nsilent\n", encoding="utf-8")  # a refusal is a failure here
         self._environment = {
             **os.environ,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            # `python` may be one that forks, in a folder without the command `tfdlrm`.
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), get_path("scripts"), os.environ["PATH"]]),
             "PYTHONPATH": str(ROOT),
             "CRITEO": str(folder / "criteo"),
             "SHOP": str(folder),
