@@ -18,7 +18,7 @@ venv: $(INSTALLED) ## make .venv from the lock (the targets below do it themselv
 demo: $(INSTALLED) ## rows, training, export and check, from nothing to a served answer; more with ARGS="..."
 	@$(BIN)/python -m tfdlrm.pipelines.criteo $(ARGS)
 
-# Commands that tests start are forks of a process that has imported TensorFlow, which saves a sixth of the CPU; with
+# Commands that tests start are forks of a process that has imported TensorFlow, which saves a fifth of the CPU; with
 # TFDLRM_FORKS=0 they are started as users start them.
 test: $(INSTALLED) ## run the tests, two files at a time; some of them with ARGS="tests/spec -q"
 	@TF_CPP_MIN_LOG_LEVEL=2 TFDLRM_FORKS=$(TFDLRM_FORKS) $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(ARGS)

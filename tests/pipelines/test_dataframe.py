@@ -99,7 +99,8 @@ def test_bags_and_numbers_by_hand(table: tfdlrm.TableData, df: pd.DataFrame) -> 
 
 def test_all_kinds_of_tables_give_the_same_arrays(table: tfdlrm.TableData, df: pd.DataFrame) -> None:
     polars = pl.DataFrame({name: df[name].astype(object).where(df[name].notna(), None).tolist() for name in df.columns})
-    for other in (polars, polars.lazy(), polars.to_arrow()):
+    joined = polars.with_columns(pl.col("tags").list.join("|"))
+    for other in (polars, polars.lazy(), polars.to_arrow(), joined):
         same = tfdlrm.from_dataframe(other, label="rating >= 4", split={"time": "when"}, embedding_dim=4)
         assert same.spec == table.spec
         for split in ("train", "validation", "test"):

@@ -78,6 +78,20 @@ def test_sigterm_under_load(model_path, start_server):
     assert sum(answered) > 16
 
 
+def test_a_client_just_answered_may_ask_once_more(model_path, start_server):
+    """On its own connection, which the server does not close at once: it cannot know what is on its way."""
+    server = start_server(model_path.parent)
+    question = {"instances": [2.0]}
+    with httpx.Client(base_url=server.url, timeout=30) as client:
+        assert client.post(PREDICT, json=question).headers.get("connection") != "close"
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.9)
+        assert refuses(server.port)
+        last = client.post(PREDICT, json=question)
+    assert (last.json(), last.headers["connection"]) == ({"predictions": [3.0]}, "close")
+    assert server.process.wait(30) == 0
+
+
 def test_health_turns_first_and_new_connections_are_refused(model_path, start_server):
     server = start_server(model_path.parent, "--drain_delay_seconds", "1.5")
     assert server.client.get("/healthz").json()["status"] == "ok"

@@ -138,9 +138,9 @@ class _Phase:
         self._thread.start()
 
     def advance(self, rows: int) -> None:
-        if self._first is None:
-            self._first = rows, time.perf_counter()
         self._done += rows
+        if self._first is None:  # last, and read first: so what is done is never behind it
+            self._first = rows, time.perf_counter()
 
     def end(self) -> None:
         self._ended.set()
@@ -149,9 +149,10 @@ class _Phase:
     def _tell(self, first_line: float, next_lines: float) -> None:
         wait, told = first_line, None
         while not self._ended.wait(wait):
+            since = told or self._first
             done, now = self._done, time.perf_counter()
             share = f" of {self._rows:,} rows ({done / self._rows:.1%})" if self._rows else " rows"
-            rate = _speed(told or self._first, done, now, standing=told is not None)
+            rate = _speed(since, done, now, standing=told is not None)
             known = {"rows": done, "of": self._rows or None, "rows_per_second": None if rate is None else round(rate)}
             speed = "" if rate is None else f", {rate:,.0f} rows/s"
             tell_progress(f"{self._title}: {done:,}{share}{speed}", **known)
